@@ -1,0 +1,29 @@
+"""Errors of the knowledge room: each names the input, what is wrong with it and what the caller can do."""
+
+
+class KnowledgeError(Exception):
+    """Base of this room's errors. `hint` tells the caller what to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class NotFound(KnowledgeError):
+    """A study, series, record, passage or evidence that isn't there."""
+
+
+class Refused(KnowledgeError):
+    """A file that can't be taken in. The message is the reason."""
+
+
+class InvalidFacts(KnowledgeError):
+    """Facts for a rule with an unknown name, a wrong type or a value out of range."""
+
+
+class MixedPatients(KnowledgeError):
+    """One case was asked for with studies of more than one patient."""
+
+
+class NoGeometry(KnowledgeError):
+    """Lengths were asked of an image without true spacing."""

@@ -1,0 +1,1 @@
+"""Guidelines: a dated corpus searched in Chroma, and rules that are computed."""

@@ -1,0 +1,63 @@
+"""The corpus in the box: passages in our own words, each with its source, version, date and section."""
+
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from knowledge.evidence import Frozen
+
+FOLDER = Path(__file__).parent / "corpus"
+CHECKED = {
+    "source": "checked against the source",
+    "secondary": "from secondary sources",
+    "unchecked": "not yet checked against the source",
+}
+
+
+class Passage(Frozen):
+    """A passage of a guideline. `checked` says how far its facts were checked (see CHECKED)."""
+
+    id: str
+    document: str
+    organisation: str
+    version: str
+    date: str
+    section: str
+    page: int | None = None
+    text: str
+    disease: list[str]
+    modality: list[str]
+    source: str
+    checked: str
+    strength: str | None = None
+
+
+def read_document(path: Path) -> list[Passage]:
+    """The passages of one Markdown file: YAML front matter, then a heading for each passage."""
+    _, front, body = path.read_text(encoding="utf-8").split("---\n", 2)
+    about = yaml.safe_load(front)
+    about["date"], about["version"] = str(about["date"]), str(about["version"])
+    passages = []
+    for part in re.split(r"^## ", body, flags=re.M)[1:]:
+        section, text = part.split("\n", 1)
+        strength = re.search(r"^> strength: (.+)$", text, re.M)
+        text = " ".join(re.sub(r"^> .*$", "", text, flags=re.M).split())
+        slug = re.sub(r"[^a-z0-9]+", "-", section.lower()).strip("-")
+        passages.append(Passage(id=f"{path.stem}.{slug}", section=section.strip(), text=text,
+                                strength=strength.group(1) if strength else None, **about))  # fmt: skip
+    return passages
+
+
+@cache
+def passages() -> tuple[Passage, ...]:
+    """All passages in the box, in order of their files."""
+    return tuple(p for path in sorted(FOLDER.glob("*.md")) for p in read_document(path))
+
+
+@cache
+def version() -> str:
+    """A short hash of the corpus: part of the collection's name and of every answer's provenance."""
+    return hashlib.sha256("".join(p.model_dump_json() for p in passages()).encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""Reports (sections, sentences, spans) and structured records (FHIR) of a patient."""

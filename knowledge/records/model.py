@@ -1,0 +1,46 @@
+"""Records as the rest of the house sees them."""
+
+from typing import Any
+
+from pydantic import Field
+
+from knowledge.evidence import Coding, Frozen
+
+
+class Report(Frozen):
+    """A report's text, kept word for word; spans count its characters."""
+
+    id: str
+    handle: str = ""
+    patient_id: str
+    title: str
+    date: str | None
+    text: str
+    note: str = ""
+
+
+class RecordItem(Frozen):
+    """One value of a FHIR resource, with where it stands."""
+
+    id: str
+    patient_id: str
+    resource: str
+    path: str
+    name: str
+    codes: list[Coding] = Field(default_factory=list)
+    value: Any = None
+    unit: str | None = None
+    date: str | None = None
+    status: str | None = None
+    category: str
+
+
+class Record(Frozen):
+    """What an upload answers about one report or bundle."""
+
+    id: str
+    kind: str
+    title: str
+    date: str | None
+    patient_id: str
+    items: int = 1

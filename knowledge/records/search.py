@@ -1,0 +1,111 @@
+"""Find sentences of reports and values of records that speak of what is asked; nothing where none does."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from knowledge.guidelines.minilm import MiniLM
+from knowledge.records.model import RecordItem, Report
+from knowledge.records.reports import Sentence, sentences
+
+SIMILAR = 0.62
+"""Cosine above which a sentence counts without sharing the asked words (tuned on the sample reports)."""
+RELATED = 0.30
+"""Cosine below which shared words are taken for chance."""
+SHARED = 0.6
+"""Share of the asked words that a sentence has to contain."""
+
+_STOP = set(
+    """a about above all an and any are as at be been but by can could did do does for from had has have her his how i in into
+    is it its last latest me most my new of on or our please previous prior recent report reports said say says scan she
+    should show study tell than that the their them then there they this to was we were what when where which who why will
+    with would you your he him find found findings describe described mention mentioned anything something mri ct image
+    imaging radiology patient january february march april may june july august september october november december""".split()
+)
+
+
+@dataclass(frozen=True)
+class SentenceHit:
+    """A sentence of a report that speaks of what was asked; `score` is its cosine plus the share of asked words."""
+
+    report: Report
+    sentence: Sentence
+    score: float
+
+
+def stem(word: str) -> str:
+    """A crude English stem, enough to match plurals and adjectives (ventricle, ventricles, ventricular)."""
+    word = re.sub(r"(ies)$", "y", word.lower())
+    word = re.sub(r"(ular|ules?|les?|al|ous|ing|ed|es|s)$", "", word) if len(word) > 5 else word.rstrip("s")
+    return word[:8]
+
+
+def content_words(text: str) -> list[str]:
+    """The words of a question that carry its subject, stemmed."""
+    words = re.findall(r"[^\W\d_]{2,}|\d+p|\d+q", text.lower())
+    return list(dict.fromkeys(stem(w) for w in words if w not in _STOP))
+
+
+@lru_cache(maxsize=512)
+def _cut(text: str) -> tuple[Sentence, ...]:
+    return tuple(sentences(text))
+
+
+class RecordSearch:
+    """Meaning (MiniLM) and words together, over one patient's few hundred sentences: no index is kept."""
+
+    def __init__(self, embedder: MiniLM) -> None:
+        self.embedder = embedder
+        self._vectors: dict[str, np.ndarray] = {}
+
+    def _embedded(self, report: Report) -> np.ndarray:
+        if report.id not in self._vectors:
+            self._vectors[report.id] = self.embedder.embed([s.text for s in _cut(report.text)])
+        return self._vectors[report.id]
+
+    def sentences(self, query: str, reports: Sequence[Report], limit: int = 4) -> list[SentenceHit]:
+        """The sentences that answer `query`, best first; empty where no report speaks of it."""
+        words = content_words(query)
+        if not words:
+            return []
+        sides = {s for s in ("left", "right") if re.search(rf"\b{s}\b", query, re.I)}
+        vector = self.embedder.embed([query])[0]
+        hits = []
+        for report in reports:
+            for sentence, cosine in zip(_cut(report.text), self._embedded(report) @ vector, strict=True):
+                theirs = {s for s in ("left", "right") if re.search(rf"\b{s}\b", sentence.text, re.I)}
+                if len(sides) == 1 and theirs and not sides & theirs:
+                    continue
+                own = {stem(w) for w in re.findall(r"[^\W\d_]{2,}|\d+p|\d+q", sentence.text.lower())}
+                shared = sum(w in own for w in words) / len(words)
+                if (shared >= SHARED and cosine >= RELATED) or (cosine >= SIMILAR and shared > 0):
+                    hits.append(SentenceHit(report, sentence, float(cosine) + shared))
+        return sorted(hits, key=lambda h: -h.score)[:limit]
+
+
+# Names under which clinicians ask for a value, by LOINC code or by word in the value's name.
+SYNONYMS: dict[str, str] = {
+    "creatinine": r"creatinin", "egfr": r"\begfr\b|glomerular", "kidney function": r"creatinin|\begfr\b|glomerular",
+    "platelets": r"platelet|thrombocyt", "kps": r"karnofsky|\bkps\b", "ecog": r"\becog\b", "idh": r"\bidh",
+    "mgmt": r"\bmgmt\b", "1p/19q": r"1p|19q", "haemoglobin": r"ha?emoglobin", "performance status": r"karnofsky|\becog\b",
+    "molecular": r"\bidh|\bmgmt\b|1p|tert|egfr amplif|atrx|h3 ?k27|cdkn2a|\balk\b|pd-?l1|\bkras\b|\bbraf\b",
+    "psa": r"\bpsa\b|prostate specific", "afp": r"fetoprotein|\bafp\b", "bilirubin": r"bilirubin", "albumin": r"albumin",
+    "inr": r"\binr\b", "smoking": r"smok|tobacco|pack.?year", "steroid": r"dexameth|predni|steroid",
+    "allergies": r"allerg", "death": r"deceased|death", "metastases": r"metasta|secondary malig",
+}  # fmt: skip
+
+
+def find_items(topics: Sequence[str], items: Sequence[RecordItem]) -> list[RecordItem]:
+    """The newest value of each item that one of `topics` names (a name, a synonym or a category)."""
+    found: dict[str, RecordItem] = {}
+    for topic in topics:
+        key = topic.strip().lower()
+        pattern = SYNONYMS.get(key) or re.escape(key)
+        for item in sorted(items, key=lambda i: i.date or "", reverse=True):
+            text = f"{item.name} {' '.join(c.display for c in item.codes)}"
+            if re.search(pattern, text, re.I) or key in (item.category, f"{item.category}s"):
+                found.setdefault(item.name, item)
+    return list(found.values())

@@ -1,0 +1,383 @@
+"""The archive: takes files in, keeps originals, answers with studies, records and volumes."""
+
+import hashlib
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from knowledge.errors import NotFound, Refused
+from knowledge.evidence import Frozen
+from knowledge.records.fhir import FhirRecord
+from knowledge.records.model import Record, RecordItem, Report
+from knowledge.studies import dicom, intake, nifti, picture, store
+from knowledge.studies.model import Geometry, Patient, Series, Study, StudySource
+from knowledge.studies.store import (
+    BundleRow,
+    InstanceRow,
+    ItemRow,
+    Objects,
+    PatientRow,
+    ReportRow,
+    SeriesRow,
+    StudyRow,
+)
+from knowledge.studies.unpack import Incoming
+from knowledge.studies.volume import Volume
+
+
+class Rejected(Frozen):
+    """A file that wasn't taken, and why."""
+
+    file: str
+    reason: str
+
+
+class Import(Frozen):
+    """What one upload brought."""
+
+    studies: list[Study] = Field(default_factory=list)
+    records: list[Record] = Field(default_factory=list)
+    rejected: list[Rejected] = Field(default_factory=list)
+
+    @property
+    def patient_ids(self) -> set[str]:
+        return {s.patient_id for s in self.studies} | {r.patient_id for r in self.records}
+
+
+def short(prefix: str, *parts: str) -> str:
+    """A stable short name made from `parts`."""
+    return f"{prefix}_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
+
+
+class Archive:
+    """Studies and records under `root`: `archive.db` (or another database `url`), `objects/`, `derived/`."""
+
+    def __init__(self, root: Path, url: str | None = None) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        self.engine = store.engine_of(url or f"sqlite:///{root / 'archive.db'}")
+        self.objects = Objects(root / "objects")
+        self._writing = threading.Lock()
+
+    # Taking in
+
+    def add(self, files: Iterable[Incoming], hints: intake.Hints | None = None) -> Import:
+        """Read and keep `files`. Each is taken whole or refused with its reason; the same file twice changes nothing."""
+        hints = hints or intake.Hints()
+        parsed: list[intake.Parsed] = []
+        rejected: list[Rejected] = []
+        for file in files:
+            try:
+                if file.refusal:
+                    raise Refused(file.refusal)
+                parsed.append(intake.read(file.name, file.data, hints))
+            except Refused as refusal:
+                reason = f"{refusal}: {refusal.hint}" if refusal.hint else str(refusal)
+                rejected.append(Rejected(file=file.name, reason=reason))
+        with self._writing, Session(self.engine) as session, session.begin():
+            keeper = _Keeper(session, self.objects, hints, parsed)
+            for one in parsed:
+                try:
+                    with session.begin_nested():
+                        keeper.keep(one)
+                except Refused as refusal:
+                    rejected.append(Rejected(file=one.name, reason=f"{refusal}: {refusal.hint}"))
+            keeper.settle()
+            studies, records = keeper.studies, keeper.records
+        return Import(studies=[self.study(s) for s in studies], records=list(records.values()), rejected=rejected)
+
+    def delete(self, study_id: str) -> None:
+        """Delete a study with its originals and everything derived from its series."""
+        with self._writing, Session(self.engine) as session, session.begin():
+            if session.get(StudyRow, study_id) is None:
+                raise NotFound(f"there is no study {study_id}", "list the studies")
+            series = session.scalars(select(SeriesRow.id).where(SeriesRow.study_id == study_id)).all()
+            mine = InstanceRow.series_id.in_(series)
+            hashes = set(session.scalars(select(InstanceRow.sha256).where(mine)))
+            session.execute(delete(InstanceRow).where(mine))
+            session.execute(delete(SeriesRow).where(SeriesRow.study_id == study_id))
+            session.execute(delete(StudyRow).where(StudyRow.id == study_id))
+            hashes -= set(session.scalars(select(InstanceRow.sha256).where(InstanceRow.sha256.in_(hashes))))
+        for sha256 in hashes:
+            self.objects.drop(sha256)
+        for one in series:
+            for file in self.derived(one).glob("*"):
+                file.unlink()
+
+    # Giving back
+
+    def patient_ids(self) -> list[str]:
+        with Session(self.engine) as session:
+            return list(session.scalars(select(PatientRow.id).order_by(PatientRow.id)))
+
+    def patient(self, patient_id: str) -> Patient:
+        with Session(self.engine) as session:
+            row = session.get(PatientRow, patient_id)
+            if row is None:
+                raise NotFound("there is no such patient in the archive", "list the studies")
+            return Patient(id=row.id, birth_date=row.birth_date, sex=row.sex)
+
+    def studies(self, patient_id: str | None = None) -> list[Study]:
+        with Session(self.engine) as session:
+            query = select(StudyRow).order_by(StudyRow.patient_id, StudyRow.number)
+            if patient_id is not None:
+                query = query.where(StudyRow.patient_id == patient_id)
+            return [_study(session, row) for row in session.scalars(query)]
+
+    def study(self, study_id: str) -> Study:
+        with Session(self.engine) as session:
+            row = session.get(StudyRow, study_id)
+            if row is None:
+                raise NotFound(f"there is no study {study_id}", "list the studies")
+            return _study(session, row)
+
+    def volume(self, series_id: str) -> Volume:
+        """The voxels of a series in their source grid."""
+        with Session(self.engine) as session:
+            series = session.get(SeriesRow, series_id)
+            if series is None:
+                raise NotFound(f"there is no series {series_id}", "show the study")
+            rows = _instances(session, series_id)
+            files = [self.objects.get(r.sha256) for r in rows]
+            if series.format == "NIfTI":
+                return nifti.volume_of(files[0], rows[0].name)
+            if series.format == "picture":
+                return picture.picture_of(files[0])
+            return dicom.load(files, dicom.stack([r.place for r in rows]), [r.sop_uid for r in rows])
+
+    def derived(self, series_id: str) -> Path:
+        """The folder of what was made from a series (masks)."""
+        if "/" in series_id or ".." in series_id:
+            raise NotFound("there is no such series", "show the study")
+        return self.root / "derived" / series_id
+
+    def reports(self, patient_id: str) -> list[Report]:
+        with Session(self.engine) as session:
+            rows = session.scalars(select(ReportRow).where(ReportRow.patient_id == patient_id).order_by(ReportRow.number))
+            return [_report(r) for r in rows]
+
+    def report(self, report_id: str) -> Report:
+        with Session(self.engine) as session:
+            row = session.get(ReportRow, report_id)
+            if row is None:
+                raise NotFound(f"there is no report {report_id}", "list the patient's records")
+            return _report(row)
+
+    def items(self, patient_id: str) -> list[RecordItem]:
+        """The patient's structured values, newest first."""
+        with Session(self.engine) as session:
+            rows = session.scalars(select(ItemRow).where(ItemRow.patient_id == patient_id))
+            items = [RecordItem.model_validate(r.data) for r in rows]
+        return sorted(items, key=lambda i: (i.date or "", i.id), reverse=True)
+
+    def bundle_notes(self, patient_id: str) -> list[str]:
+        with Session(self.engine) as session:
+            return [n for n in session.scalars(select(BundleRow.note).where(BundleRow.patient_id == patient_id)) if n]
+
+
+class _Keeper:
+    """One upload being written: decides whose files they are, and which study they belong to."""
+
+    def __init__(self, session: Session, objects: Objects, hints: intake.Hints, parsed: list[intake.Parsed]) -> None:
+        self.session, self.objects, self.hints = session, objects, hints
+        self.studies: dict[str, None] = {}
+        self.records: dict[str, Record] = {}
+        self.patient_id = hints.patient_id or self._only_patient(parsed) or self._known(parsed)
+        digest = short("", *sorted(hashlib.sha256(p.data).hexdigest() for p in parsed if p.grid))
+        self.patient_id = self.patient_id or f"P{digest}"
+        self.batch = hints.study_date or digest
+
+    def _only_patient(self, parsed: list[intake.Parsed]) -> str | None:
+        named = {p.instance.patient.id for p in parsed if p.instance} | {p.record.patient.id for p in parsed if p.record}
+        named.discard("")
+        return named.pop() if len(named) == 1 else None
+
+    def _known(self, parsed: list[intake.Parsed]) -> str | None:
+        """The patient whom the archive already has one of these files for."""
+        for one in parsed:
+            sha = hashlib.sha256(one.data).hexdigest()
+            row = self.session.scalar(select(InstanceRow).where(InstanceRow.sha256 == sha)) if one.grid else None
+            if row is not None:
+                series = self.session.get_one(SeriesRow, row.series_id)
+                return self.session.get_one(StudyRow, series.study_id).patient_id
+        return None
+
+    def keep(self, one: intake.Parsed) -> None:
+        if one.instance:
+            self._keep_instance(one, one.instance)
+        elif one.grid:
+            self._keep_grid(one, one.grid)
+        elif one.record:
+            self._keep_record(one, one.record)
+        elif one.text:
+            self._keep_text(self.patient_id, one.text.title, one.text.date, one.text.text, one.text.note)
+
+    def _patient(self, patient: Patient) -> str:
+        row = self.session.get(PatientRow, patient.id)
+        if row is None:
+            self.session.add(PatientRow(id=patient.id, birth_date=patient.birth_date, sex=patient.sex))
+            self.session.flush()
+        else:
+            row.birth_date = row.birth_date or patient.birth_date
+            row.sex = row.sex or patient.sex
+        return patient.id
+
+    def _keep_instance(self, one: intake.Parsed, instance: dicom.Instance) -> None:
+        name = instance.patient.id or self.hints.patient_id or short("anon", instance.study_uid)
+        patient_id = self._patient(instance.patient.model_copy(update={"id": name}))
+        sha = hashlib.sha256(one.data).hexdigest()
+        old = self.session.get(InstanceRow, instance.sop_instance_uid)
+        if old is not None and old.sha256 != sha:
+            raise Refused("another file with the same SOP Instance UID but other content is here", "keep one of the two")
+        study = self._study(instance.study_uid, patient_id, instance.study_date, instance.study_description, "DICOM")
+        if study.patient_id != patient_id:
+            raise Refused("its study belongs to another patient in the archive", "correct the PatientID")
+        series = self._series(study, instance.series_uid, "DICOM", instance)
+        if old is None:
+            self.objects.put(one.data)
+            self.session.add(InstanceRow(sop_uid=instance.sop_instance_uid, series_id=series.id, sha256=sha,
+                                         name=one.name, place=instance.place))  # fmt: skip
+            series.settled = False
+
+    def _keep_grid(self, one: intake.Parsed, grid: intake.Grid) -> None:
+        patient_id = self._patient(Patient(id=self.patient_id))
+        sha = hashlib.sha256(one.data).hexdigest()
+        uid = f"2.25.{int(hashlib.sha256(f'{patient_id}|{sha}'.encode()).hexdigest()[:30], 16)}"
+        old = self.session.scalar(select(SeriesRow).where(SeriesRow.uid == uid))
+        if old is not None:
+            self.studies[old.study_id] = None
+            return
+        kind = "picture" if grid.format == "picture" else "NIfTI"
+        study_uid = f"2.25.{int(hashlib.sha256(f'{patient_id}|{self.batch}|{kind}'.encode()).hexdigest()[:30], 16)}"
+        study = self._study(study_uid, patient_id, self.hints.study_date, "", kind)
+        series = self._series(study, uid, kind, grid)
+        series.layout, series.settled = grid.layout, True
+        self.objects.put(one.data)
+        self.session.add(InstanceRow(sop_uid=uid + ".1", series_id=series.id, sha256=sha, name=one.name, place={}))
+
+    def _study(self, uid: str, patient_id: str, date: str | None, description: str, format: str) -> StudyRow:
+        study_id = short("st", uid)
+        row = self.session.get(StudyRow, study_id)
+        if row is None:
+            row = StudyRow(id=study_id, patient_id=patient_id, uid=uid, date=date, description=description,
+                           number=self._next(StudyRow, StudyRow.patient_id == patient_id), format=format,
+                           note="")  # fmt: skip
+            self.session.add(row)
+            self.session.flush()
+        self.studies[study_id] = None
+        return row
+
+    def _series(self, study: StudyRow, uid: str, format: str, like: dicom.Instance | intake.Grid) -> SeriesRow:
+        row = self.session.scalar(select(SeriesRow).where(SeriesRow.uid == uid))
+        if row is None:
+            description = like.series_description if isinstance(like, dicom.Instance) else like.description
+            number = self._next(SeriesRow, SeriesRow.study_id == study.id)
+            row = SeriesRow(id=short("se", uid), study_id=study.id, number=number, uid=uid, format=format,
+                            modality=like.modality, description=description, sequence=like.sequence,
+                            body_part=like.body_part, header=like.header, layout={}, settled=False)  # fmt: skip
+            self.session.add(row)
+            self.session.flush()
+        elif row.study_id != study.id:
+            raise Refused("its series belongs to another study in the archive", "correct the SeriesInstanceUID")
+        return row
+
+    def _next(self, table: type[StudyRow] | type[SeriesRow] | type[ReportRow], mine: object) -> int:
+        return (self.session.scalar(select(func.max(table.number)).where(mine)) or 0) + 1  # type: ignore[arg-type]
+
+    def _keep_record(self, one: intake.Parsed, record: FhirRecord) -> None:
+        name = self.hints.patient_id or self._by_identifier(record.identifiers) or record.patient.id or self.patient_id
+        patient_id = self._patient(record.patient.model_copy(update={"id": name}))
+        sha = self.objects.put(one.data)
+        bundle_id = short("rc", patient_id, sha)
+        if self.session.get(BundleRow, bundle_id) is None:
+            self.session.add(BundleRow(id=bundle_id, patient_id=patient_id, title=one.name, sha256=sha,
+                                       items=len(record.items), note=""))  # fmt: skip
+            self.session.flush()
+            for item in record.items:
+                data = item.model_copy(update={"patient_id": patient_id, "id": short("ri", patient_id, item.id)})
+                if self.session.get(ItemRow, data.id) is None:
+                    self.session.add(ItemRow(id=data.id, patient_id=patient_id, bundle_id=bundle_id,
+                                             data=data.model_dump(mode="json")))  # fmt: skip
+                    self.session.flush()
+        for title, date, text in record.texts:
+            self._keep_text(patient_id, title, date, text, "")
+        self.records[bundle_id] = Record(id=bundle_id, kind="fhir", title=one.name, date=None, patient_id=patient_id,
+                                         items=len(record.items))  # fmt: skip
+
+    def _by_identifier(self, identifiers: list[str]) -> str | None:
+        return next((i for i in identifiers if self.session.get(PatientRow, i) is not None), None)
+
+    def _keep_text(self, patient_id: str, title: str, date: str | None, text: str, note: str) -> None:
+        patient_id = self._patient(Patient(id=patient_id))
+        sha = self.objects.put(text.encode())
+        report_id = short("rp", patient_id, sha)
+        if self.session.get(ReportRow, report_id) is None:
+            number = self._next(ReportRow, ReportRow.patient_id == patient_id)
+            self.session.add(ReportRow(id=report_id, patient_id=patient_id, number=number, title=title, date=date,
+                                       text=text, sha256=sha, note=note))  # fmt: skip
+            self.session.flush()
+        self.records[report_id] = Record(id=report_id, kind="report", title=title, date=date, patient_id=patient_id)
+
+    def settle(self) -> None:
+        """Work out the layout of each DICOM series that got instances."""
+        for series in self.session.scalars(select(SeriesRow).where(SeriesRow.settled.is_(False))):
+            rows = _instances(self.session, series.id)
+            if not rows:
+                continue
+            stack = dicom.stack([r.place for r in rows])
+            spacing = None
+            if stack.affine is not None:
+                spacing = [round(s, 4) for s in Volume(_EMPTY, stack.affine).spacing_mm]
+            warnings = list(stack.warnings)
+            if not all(r.place["uids"] for r in rows):
+                warnings.append("UIDs are missing in the files: instances were grouped by description and size")
+            if any(r.place["localizer"] for r in rows):
+                warnings.append("a localizer: not meant for measuring")
+            series.layout = {"shape": list(stack.shape), "spacing_mm": spacing, "warnings": warnings}
+            series.settled = True
+
+
+_EMPTY = np.zeros((1, 1, 1))
+
+
+def _instances(session: Session, series_id: str) -> list[InstanceRow]:
+    query = select(InstanceRow).where(InstanceRow.series_id == series_id).order_by(InstanceRow.sop_uid)
+    return list(session.scalars(query))
+
+
+def _report(row: ReportRow) -> Report:
+    return Report(id=row.id, handle=f"R{row.number}", patient_id=row.patient_id, title=row.title, date=row.date,
+                  text=row.text, note=row.note)  # fmt: skip
+
+
+def _study(session: Session, row: StudyRow) -> Study:
+    rows = session.scalars(select(SeriesRow).where(SeriesRow.study_id == row.id).order_by(SeriesRow.number)).all()
+    counts = {
+        r.id: session.scalar(select(func.count()).where(InstanceRow.series_id == r.id)) or 0 for r in rows
+    }
+    # FLAIR is a brain (or spine) technique: a NIfTI study that names no body part but has FLAIR is taken as brain.
+    neuro = row.format == "NIfTI" and any(r.sequence == "FLAIR" for r in rows) and not any(r.body_part for r in rows)
+    series = [
+        Series(
+            id=r.id, handle=f"S{row.number}.{r.number}", series_uid=r.uid, modality=r.modality,
+            description=r.description, sequence=r.sequence, body_part=r.body_part or ("BRAIN" if neuro else ""),
+            instances=counts[r.id], shape=r.layout.get("shape", []), spacing_mm=r.layout.get("spacing_mm"),
+            geometry=Geometry.WARNING if r.layout.get("warnings") else Geometry.OK,
+            warnings=r.layout.get("warnings", []), header=r.header,
+        )
+        for r in rows
+    ]  # fmt: skip
+    parts = list(dict.fromkeys(s.body_part for s in series if s.body_part))
+    names = [s.sequence or s.description for s in series if s.modality != "SEG"]
+    return Study(
+        id=row.id, handle=f"S{row.number}", patient_id=row.patient_id, study_instance_uid=row.uid, date=row.date,
+        description=row.description or ", ".join(names[:8]), modalities=list(dict.fromkeys(s.modality for s in series)),
+        body_part="/".join(parts), series=series,
+        source=StudySource(format=row.format, files=sum(counts.values())), note=row.note,
+    )  # fmt: skip
+

@@ -1,0 +1,66 @@
+"""Patient, Study and Series as the rest of the house sees them (shape as in the public interface)."""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from knowledge.evidence import Frozen
+
+
+class Geometry(StrEnum):
+    """Whether lengths on a series can be trusted."""
+
+    OK = "ok"
+    """Spacing and orientation are known and regular."""
+    WARNING = "warning"
+    """Something is missing or irregular; `warnings` says what."""
+
+
+class Series(Frozen):
+    """One series. `shape` is [columns, rows, slices]; `spacing_mm` is in the same order, None where unknown."""
+
+    id: str
+    handle: str = ""
+    series_uid: str
+    modality: str
+    description: str
+    sequence: str | None = None
+    body_part: str
+    instances: int
+    shape: list[int]
+    spacing_mm: list[float] | None
+    geometry: Geometry
+    warnings: list[str] = Field(default_factory=list)
+    header: dict[str, Any] = Field(default_factory=dict)
+
+
+class StudySource(Frozen):
+    """What a study was made from."""
+
+    format: str
+    files: int
+
+
+class Study(Frozen):
+    """One study of one patient."""
+
+    id: str
+    handle: str = ""
+    patient_id: str
+    study_instance_uid: str | None
+    date: str | None
+    description: str
+    modalities: list[str]
+    body_part: str
+    series: list[Series]
+    source: StudySource
+    note: str = ""
+
+
+class Patient(Frozen):
+    """The patient as records and headers name them; `birth_date` and `sex` may be unknown."""
+
+    id: str
+    birth_date: str | None = None
+    sex: str | None = None

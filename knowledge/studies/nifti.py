@@ -1,0 +1,82 @@
+"""Read NIfTI-1/2 headers and volumes, and write volumes as NIfTI."""
+
+import gzip
+import io
+import logging
+import math
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from knowledge.errors import Refused
+from knowledge.studies.volume import Volume
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it reports header repairs on stderr
+
+MAX_VOXELS = 2**30
+"""Volumes above one giga-voxel are refused: no clinical series is that large, a forged header is."""
+
+
+def open_nifti(data: bytes, name: str) -> nib.Nifti1Image | nib.Nifti2Image:
+    """The image of `data` (.nii or .nii.gz) with its header checked and its length known to fit.
+
+    Raises Refused where the header is broken, the size is absurd or voxels are missing.
+    """
+    raw = unzipped(data)
+    kind = nib.Nifti2Image if raw[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nib.Nifti1Image
+    try:
+        header = kind.header_class.from_fileobj(io.BytesIO(raw))
+        shape = header.get_data_shape()
+        expected = math.prod(shape) * header.get_data_dtype().itemsize
+        if not shape or min(shape) < 1 or math.prod(shape) > MAX_VOXELS:
+            raise Refused(f"the NIfTI header names an impossible size {shape}", "export the file again")
+        if len(raw) < expected:
+            raise Refused(f"the NIfTI file holds {len(raw)} of at least {expected} bytes", "send the whole file")
+        image = kind.from_bytes(raw)
+    except (ImageFileError, HeaderDataError, ValueError, KeyError, TypeError, EOFError, OverflowError) as error:
+        raise Refused(f"the NIfTI header can't be read ({type(error).__name__})", "export the file again") from error
+    if len([n for n in image.shape if n > 1]) > 3 or len(image.shape) < 2:
+        raise Refused(f"a NIfTI of shape {image.shape} isn't one volume", "send one file for each volume")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
+        raise Refused("the NIfTI affine is singular, so lengths would be wrong", "export the file again")
+    return image
+
+
+def unzipped(data: bytes) -> bytes:
+    """`data` without its gzip layer, if it has one. Raises Refused for broken data and for a bomb."""
+    if data[:2] != b"\x1f\x8b":
+        return data
+    limit = MAX_VOXELS * 8
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+            head = stream.read(min(limit, max(2**28, 60 * len(data))))
+            if stream.read(1):
+                raise Refused("the file unpacks to far more than it should", "send the volume uncompressed")
+            return head
+    except (OSError, EOFError) as error:
+        raise Refused("the gzip data is broken or cut short", "send the whole file") from error
+
+
+def volume_of(data: bytes, name: str) -> Volume:
+    """The voxels of `data` as stored, rescaled by the header's slope, as float32 [i, j, k]."""
+    image = open_nifti(data, name)
+    array = np.asarray(image.dataobj, dtype=np.float32)
+    array = array.reshape(array.shape[:2] + (-1,))
+    return Volume(array, np.asarray(image.affine, float), "axial")
+
+
+def to_bytes(volume: Volume, dtype: type = np.float32) -> bytes:
+    """`volume` as a gzipped NIfTI-1 on its own grid, spatial units mm."""
+    affine = np.eye(4) if volume.affine is None else volume.affine
+    image = nib.Nifti1Image(volume.array.astype(dtype), affine)
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes(), 1, mtime=0)
+
+
+def read_mask(path: Path) -> Volume:
+    """A mask written by this project, as uint8."""
+    volume = volume_of(path.read_bytes(), path.name)
+    return Volume(volume.array.astype(np.uint8), volume.affine, volume.frames)

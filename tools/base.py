@@ -1,0 +1,164 @@
+"""The contract of a tool: a LangChain tool bound to one case, that states what it is for.
+
+A tool of one's own subclasses `CaseTool`, names its arguments in a Pydantic model and implements `answer`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from langchain_core.tools import BaseTool
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from knowledge.case import Case
+from knowledge.errors import KnowledgeError
+from knowledge.evidence import Fact, Frozen, Kind
+from knowledge.guidelines.minilm import MiniLM
+from knowledge.guidelines.search import GuidelineIndex
+from knowledge.records.search import RecordSearch
+from tools.errors import NotApplicable, ToolError, TryAgain
+
+if TYPE_CHECKING:
+    from tools.models.catalogue import Catalogue
+
+
+class Effect(StrEnum):
+    """What a tool does to the world."""
+
+    READ = "read"
+    """It only looks."""
+    WRITE = "write"
+    """It changes something and waits for a clinician's confirmation."""
+
+
+class Card(Frozen):
+    """What a tool is for and how well it does it, on what."""
+
+    intended_use: str
+    accuracy: str
+    limits: str
+    licence: str = "Apache-2.0"
+    version: str = "1"
+
+
+class Needs(Frozen):
+    """What has to be there: modalities, body parts, sequences (any of each), or an earlier tool."""
+
+    case: bool = True
+    modality: list[str] = Field(default_factory=list)
+    body_part: list[str] = Field(default_factory=list)
+    sequences: list[str] = Field(default_factory=list)
+    after: list[str] = Field(default_factory=list)
+
+
+class Cost(Frozen):
+    """Typical seconds and memory of one call on two cores."""
+
+    seconds: float
+    memory_mb: int = 50
+    device: str = "cpu"
+
+
+class Missing(Frozen):
+    """Something that isn't there, why it matters and what would change with it."""
+
+    what: str
+    why: str
+    would_change: str
+
+
+class Reply(Frozen):
+    """What a tool gives: text for the model, facts for everyone else, and what it lacked."""
+
+    text: str
+    facts: list[Fact] = Field(default_factory=list)
+    missing: list[Missing] = Field(default_factory=list)
+
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What tools share: the models, the guideline index, the embedder."""
+
+    catalogue: "Catalogue"
+    guidelines: GuidelineIndex
+    embedder: MiniLM
+    records: RecordSearch
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The place where a tool runs: one case (or none), the shared resources, and where to report progress."""
+
+    resources: Resources
+    case: Case | None = None
+    progress: Progress = field(default=lambda done, total: None)
+
+    @property
+    def required_case(self) -> Case:
+        """The case. Raises NotApplicable where there is none."""
+        if self.case is None:
+            raise NotApplicable("no case is open", "name a patient or studies")
+        return self.case
+
+
+class NoArguments(BaseModel):
+    """For tools that take none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class CaseTool(BaseTool):
+    """A LangChain tool bound to one case; its artifact is a Reply."""
+
+    asks: ClassVar[list[str]]
+    needs: ClassVar[Needs] = Needs()
+    gives: ClassVar[list[Kind]]
+    card: ClassVar[Card]
+    cost: ClassVar[Cost] = Cost(seconds=0.1)
+    effect: ClassVar[Effect] = Effect.READ
+
+    bench: Any = Field(exclude=True, repr=False)
+    response_format: str = "content_and_artifact"  # type: ignore[assignment]
+    args_schema: Any = NoArguments
+
+    @abstractmethod
+    def answer(self, arguments: Any) -> Reply:
+        """Do the work. Raises TryAgain, NotApplicable, Failed or NeedsApproval."""
+
+    def _run(self, **arguments: Any) -> tuple[str, Reply]:
+        reply = self.reply(arguments)
+        return reply.text, reply
+
+    def reply(self, arguments: dict[str, Any]) -> Reply:
+        """`answer` on checked arguments; errors of the knowledge room become TryAgain."""
+        try:
+            return self.answer(self.args_schema.model_validate(arguments))
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise TryAgain(f"the arguments of {self.name} don't fit ({problems})", "mend the arguments") from error
+        except KnowledgeError as error:
+            raise TryAgain(str(error), error.hint) from error
+
+    @classmethod
+    def described(cls) -> dict[str, Any]:
+        """The tool's statement of itself, for the REST route, the prompt and the docs."""
+        fields = cls.model_fields
+        return {
+            "name": fields["name"].default,
+            "description": fields["description"].default,
+            "parameters": fields["args_schema"].default.model_json_schema(),
+            "asks": cls.asks,
+            "needs": cls.needs.model_dump(),
+            "gives": [str(k) for k in cls.gives],
+            "card": cls.card.model_dump(),
+            "cost": cls.cost.model_dump(),
+            "effect": str(cls.effect),
+        }
+
+
+__all__ = ["Bench", "Card", "CaseTool", "Cost", "Effect", "Missing", "Needs", "NoArguments", "Reply", "Resources", "ToolError"]

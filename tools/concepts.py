@@ -1,0 +1,18 @@
+"""Coded concepts of findings and quantities (SNOMED CT, LOINC, DICOM), so that exports need no look-up table."""
+
+from knowledge.evidence import Coding
+
+SCT = "http://snomed.info/sct"
+DCM = "http://dicom.nema.org/resources/ontology/DCM"
+OWN = "urn:consilium"
+
+# Codes as DICOM uses them: CID 7470 and 7471 (linear measurements), TID 300 and CID 7469 (volume), PS3.16.
+VOLUME = Coding(system=SCT, code="118565006", display="Volume")
+LONG_AXIS = Coding(system=SCT, code="103339001", display="Long axis")
+SHORT_AXIS = Coding(system=SCT, code="103340004", display="Short axis")
+PRODUCT = Coding(system=OWN, code="bidimensional-product", display="Product of perpendicular diameters")
+WHOLE_TUMOUR = Coding(system=OWN, code="whole-tumour", display="Outlined tumour region")
+TUMOUR_TYPE = Coding(system=OWN, code="tumour-type", display="Tumour type by classifier")
+STUDY_CONTENT = Coding(system=OWN, code="study-content", display="What a study holds")
+IMAGE_METADATA = Coding(system=OWN, code="image-metadata", display="Attributes of a series")
+EGFR = Coding(system="http://loinc.org", code="98979-8", display="eGFR, CKD-EPI 2021")

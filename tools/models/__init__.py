@@ -1,0 +1,1 @@
+"""Imaging models as MONAI bundles: catalogue, loading, running."""

@@ -1,0 +1,106 @@
+"""Outline the tumour of a study once: pick the bundle and the series by their cards, cache the mask, describe it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knowledge.case import Case
+from knowledge.studies import nifti
+from knowledge.studies.model import Geometry, Series, Study
+from knowledge.studies.store import write_whole
+from knowledge.studies.volume import Volume
+from tools.base import Bench
+from tools.errors import NotApplicable
+from tools.models.bundle import Bundle
+
+STRIPPED = 0.3
+"""A skull-stripped head volume has at least this share of exact zeros; raw MR background is noise."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A mask on the grid of `series`, and where it came from."""
+
+    study: Study
+    series: Series
+    bundle: Bundle
+    mask: Volume
+    volume: Volume
+    url: str
+    cached: bool
+
+
+def series_of(case: Case, study_handle: str | None, sequences: list[str], what: str) -> tuple[Study, Series]:
+    """The newest study (or the one named) that has one of `sequences`, and that series."""
+    studies = [case.study(study_handle.split(".")[0])] if study_handle else sorted(
+        case.studies, key=lambda s: (s.date or "", s.handle), reverse=True)  # fmt: skip
+    if not studies:
+        raise NotApplicable(f"the case holds no imaging study, so {what} can't be done", "add the images")
+    for study in studies:
+        for sequence in sequences:
+            for series in study.series:
+                if series.sequence == sequence and len(series.shape) == 3 and series.shape[2] > 1:
+                    return study, series
+    there = "; ".join(f"{s.handle}: {'/'.join(s.modalities)} {s.body_part} ({s.description})" for s in studies)
+    raise NotApplicable(f"{what} needs {' or '.join(sequences)}, and the case has {there}", "add that series")
+
+
+def outline(bench: Bench, study_handle: str | None = None) -> Outline:
+    """The whole-tumour mask of the newest fitting study, made or taken from the cache."""
+    case = bench.required_case
+    target = case.study(study_handle.split(".")[0]) if study_handle else None
+    part, modality = _subject(case, target)
+    bundle = bench.resources.catalogue.pick("segmentation", part, modality)
+    study, series = series_of(case, study_handle, bundle.card.sequences, "segmentation")
+    if series.geometry is not Geometry.OK and series.spacing_mm is None:
+        raise NotApplicable(f"{series.handle} has no true geometry: {'; '.join(series.warnings)}", "send the original")
+    volume = case.volume(series)
+    path = case.derived(series) / f"{bundle.name}-{bundle.version}.nii.gz"
+    url = f"/v1/studies/{study.id}/series/{series.id}/masks/{path.name}"
+    cached = path.exists()
+    if cached:
+        return Outline(study, series, bundle, nifti.read_mask(path), volume, url, True)
+    if float((volume.array == 0).mean()) < STRIPPED:
+        raise NotApplicable(f"{series.handle} is not skull-stripped, and {bundle.name} was made for skull-stripped images",
+                            "strip the skull first, or install another model")  # fmt: skip
+    bench.progress(0, 1)
+    mask = volume.like(_run(bundle, volume))
+    write_whole(path, nifti.to_bytes(mask, np.uint8))
+    about = {"bundle": bundle.name, "version": bundle.version, "series_uid": series.series_uid}
+    write_whole(path.with_suffix(".json"), json.dumps(about).encode())
+    bench.progress(1, 1)
+    return Outline(study, series, bundle, mask, volume, url, False)
+
+
+def _subject(case: Case, study: Study | None) -> tuple[str, str]:
+    """Body part and modality to look for: those of the study named, or of the newest study."""
+    study = study or max(case.studies, key=lambda s: (s.date or "", s.handle), default=None)
+    if study is None:
+        raise NotApplicable("the case holds no imaging study", "add the images")
+    modality = next((m for m in study.modalities if m != "SEG"), "")
+    return study.body_part.split("/")[0], modality
+
+
+def _run(bundle: Bundle, volume: Volume) -> np.ndarray:
+    import torch
+    from monai.data import MetaTensor
+
+    image = MetaTensor(torch.from_numpy(np.ascontiguousarray(volume.array))[None], affine=torch.from_numpy(volume.affine))
+    return bundle.segment(image)[0].numpy().astype(np.uint8)
+
+
+def image_source(done: Outline, **more: Any) -> dict[str, Any]:
+    """The fields of an ImageRef that every fact about an outline shares."""
+    frames = done.mask.sop_instance_uids or done.volume.sop_instance_uids
+    frame = more.get("frame")
+    uids = [frames[frame]] if frame is not None and frame < len(frames) else []
+    return {"study_id": done.study.id, "series_uid": done.series.series_uid, "sop_instance_uids": uids,
+            "mask": done.url, "model": done.bundle.name, "model_version": done.bundle.version, **more}  # fmt: skip
+
+
+def mask_files(folder: Path) -> list[str]:
+    """The masks that were made from a series."""
+    return sorted(p.name for p in folder.glob("*.nii.gz"))

@@ -1,0 +1,137 @@
+"""Sizes of a mask in true millimetres, and where it lies."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial.distance import pdist, squareform
+from skimage.measure import find_contours, label, regionprops
+
+from knowledge.studies.volume import Volume
+
+
+@dataclass(frozen=True)
+class Diameters:
+    """Longest diameter on one frame and the widest chord at a right angle to it (mm); lines in pixels of the frame."""
+
+    frame: int
+    long_mm: float
+    short_mm: float
+    long_line: list[list[float]]
+    short_line: list[list[float]]
+    box: list[float]
+
+
+def volume_ml(mask: Volume) -> float:
+    """Voxels of the mask times the voxel volume, in mL."""
+    return float((mask.array > 0).sum()) * mask.voxel_ml
+
+
+def axial(volume: Volume) -> Volume:
+    """The volume with frames across the axis nearest to head-feet, columns to the left, rows to posterior."""
+    return volume.oriented("LPS")
+
+
+def largest_diameters(mask: Volume) -> Diameters:
+    """The frame of `mask` (an axial stack) with the longest diameter, and its perpendicular.
+
+    Method: the outline at half a voxel around the largest connected region of each frame; the longest distance
+    between two outline points; then the widest chord at a right angle to it (the bidimensional measure of RANO).
+    Raises ValueError for an empty mask.
+    """
+    dx, dy, _ = mask.spacing_mm
+    areas = (mask.array > 0).sum((0, 1))
+    if not areas.any():
+        raise ValueError("the mask is empty")
+    best: tuple[float, int, np.ndarray, np.ndarray] | None = None
+    for frame in np.argsort(areas)[::-1]:
+        # A frame of this area can't hold a longer line than the diagonal of its bounding box.
+        region = _largest_region(mask.array[:, :, frame] > 0)
+        if region is None:
+            break
+        points = _outline(region)
+        scaled = points * (dx, dy)
+        if best is not None and float(np.linalg.norm(np.ptp(scaled, axis=0))) <= best[0]:
+            continue
+        ends, length = _farthest(scaled)
+        if best is None or length > best[0]:
+            best = (length, int(frame), points, points[list(ends)])
+    assert best is not None
+    length, frame, points, ends_px = best
+    short, short_px = _perpendicular(points, ends_px, (dx, dy))
+    x0, y0 = points.min(0)
+    x1, y1 = points.max(0)
+    return Diameters(frame, length, short, ends_px.tolist(), short_px, [float(x0), float(y0), float(x1), float(y1)])
+
+
+def _largest_region(frame: np.ndarray) -> np.ndarray | None:
+    regions = regionprops(label(frame))
+    if not regions:
+        return None
+    biggest = max(regions, key=lambda r: r.area)
+    return np.asarray(label(frame) == biggest.label)
+
+
+def _outline(region: np.ndarray) -> np.ndarray:
+    """Points [n, 2] (column, row) of the outline at level 0.5."""
+    padded = np.pad(region.astype(float), 1)
+    return np.asarray(max(find_contours(padded, 0.5), key=len)) - 1
+
+
+def _farthest(points: np.ndarray) -> tuple[tuple[int, int], float]:
+    try:
+        corners = ConvexHull(points).vertices
+    except QhullError:
+        corners = np.arange(len(points))
+    distances = squareform(pdist(points[corners]))
+    i, j = np.unravel_index(int(distances.argmax()), distances.shape)
+    return (int(corners[i]), int(corners[j])), float(distances[i, j])
+
+
+def _perpendicular(points: np.ndarray, ends: np.ndarray, spacing: tuple[float, float]) -> tuple[float, list[list[float]]]:
+    scale = np.array(spacing)
+    start, direction = ends[0] * scale, (ends[1] - ends[0]) * scale
+    along = direction / np.linalg.norm(direction)
+    across = np.array([-along[1], along[0]])
+    relative = points * scale - start
+    u, v = relative @ along, relative @ across
+    closed_u, closed_v = np.append(u, u[0]), np.append(v, v[0])
+    best, line = 0.0, [ends[0].tolist(), ends[0].tolist()]
+    for position in np.linspace(0, float(u.max()), 4 * max(8, int(u.max() / min(spacing)))):
+        before, after = closed_u[:-1] - position, closed_u[1:] - position
+        crossing = (before * after <= 0) & (before != after)
+        t = before[crossing] / (before[crossing] - after[crossing])
+        heights = closed_v[:-1][crossing] + t * (closed_v[1:][crossing] - closed_v[:-1][crossing])
+        if len(heights) > 1 and float(np.ptp(heights)) > best:
+            best = float(np.ptp(heights))
+            line = [((start + position * along + h * across) / scale).tolist() for h in (heights.min(), heights.max())]
+    return best, line
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a mask lies within the head: sides by patient, thirds by the brain's bounding box (no atlas)."""
+
+    side: str
+    words: str
+    share_on_side: float
+    crosses_midline: bool
+
+
+def place(mask: Volume, brain: np.ndarray) -> Place:
+    """Side and third of the mask's centre within `brain` (a boolean array), both on one LPS grid.
+
+    The midline is taken as the brain's centre of mass in each half of its length, which follows a turned head.
+    """
+    tumour = np.argwhere(mask.array > 0)
+    inside = np.argwhere(brain[::2, ::2, ::2]) * 2
+    slope, middle = np.polyfit(inside[:, 1], inside[:, 0], 1)
+    left = tumour[:, 0] > slope * tumour[:, 1] + middle
+    share = float(left.mean())
+    side = "left" if share >= 0.5 else "right"
+    low, high = inside.min(0), inside.max(0)
+    centre = (tumour.mean(0) - low) / (high - low)
+    depth = ("anterior", "middle", "posterior")[min(2, int(centre[1] * 3))]
+    height = ("lower", "middle", "upper")[min(2, int(centre[2] * 3))]
+    return Place(side, f"{depth} third front to back, {height} third bottom to top", max(share, 1 - share),
+                 min(share, 1 - share) > 0.05)  # fmt: skip
