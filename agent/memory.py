@@ -1,0 +1,169 @@
+"""Conversations, their messages and numbered evidence, kept in a database; nothing here is held in a global."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, create_engine, delete, func, select
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from agent.answer import Answer
+from agent.errors import Unknown
+from knowledge.evidence import Evidence, Fact, Frozen
+
+
+class Base(DeclarativeBase):
+    """Tables of the conversations."""
+
+    type_annotation_map = {dict[str, Any]: JSON, list[str]: JSON}
+
+
+class ConversationRow(Base):
+    __tablename__ = "conversations"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created: Mapped[str]
+    patient_id: Mapped[str | None]
+    study_ids: Mapped[list[str] | None] = mapped_column(JSON)
+
+
+class MessageRow(Base):
+    __tablename__ = "messages"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    conversation_id: Mapped[str] = mapped_column(index=True)
+    number: Mapped[int]
+    created: Mapped[str]
+    question: Mapped[str]
+    answer: Mapped[dict[str, Any]]
+
+
+class EvidenceRow(Base):
+    __tablename__ = "evidence"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    scope: Mapped[str] = mapped_column(index=True)
+    number: Mapped[int]
+    patient_id: Mapped[str | None]
+    data: Mapped[dict[str, Any]]
+
+
+class FeedbackRow(Base):
+    __tablename__ = "feedback"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    message_id: Mapped[str] = mapped_column(index=True)
+    created: Mapped[str]
+    rating: Mapped[str]
+    correction: Mapped[str | None]
+
+
+class Conversation(Frozen):
+    """One conversation about one patient's case (or about none)."""
+
+    id: str
+    created: str
+    patient_id: str | None
+    study_ids: list[str] | None
+
+
+class Message(Frozen):
+    """One question with its answer."""
+
+    id: str
+    created: str
+    question: str
+    answer: Answer
+
+
+def now() -> str:
+    """The time as RFC 3339 UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+class Memory:
+    """The conversations of one server."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.engine = create_engine(f"sqlite:///{path}")
+        Base.metadata.create_all(self.engine)
+
+    def open(self, patient_id: str | None, study_ids: Sequence[str] | None) -> Conversation:
+        made = Conversation(id=f"c_{uuid.uuid4().hex[:16]}", created=now(), patient_id=patient_id,
+                            study_ids=list(study_ids) if study_ids else None)  # fmt: skip
+        with Session(self.engine) as session, session.begin():
+            session.add(ConversationRow(**made.model_dump()))
+        return made
+
+    def conversation(self, conversation_id: str) -> Conversation:
+        with Session(self.engine) as session:
+            row = session.get(ConversationRow, conversation_id)
+            if row is None:
+                raise Unknown(f"there is no conversation {conversation_id}", "open one with POST /v1/conversations")
+            return Conversation(id=row.id, created=row.created, patient_id=row.patient_id, study_ids=row.study_ids)
+
+    def conversations(self) -> list[Conversation]:
+        with Session(self.engine) as session:
+            rows = session.scalars(select(ConversationRow).order_by(ConversationRow.created.desc()))
+            return [Conversation(id=r.id, created=r.created, patient_id=r.patient_id, study_ids=r.study_ids) for r in rows]
+
+    def forget(self, conversation_id: str) -> None:
+        self.conversation(conversation_id)
+        with Session(self.engine) as session, session.begin():
+            session.execute(delete(MessageRow).where(MessageRow.conversation_id == conversation_id))
+            session.execute(delete(EvidenceRow).where(EvidenceRow.scope == conversation_id))
+            session.execute(delete(ConversationRow).where(ConversationRow.id == conversation_id))
+
+    def keep(self, question: str, answer: Answer) -> None:
+        with Session(self.engine) as session, session.begin():
+            count = session.scalar(
+                select(func.count()).where(MessageRow.conversation_id == answer.conversation_id)
+            )
+            session.add(MessageRow(id=answer.id, conversation_id=answer.conversation_id, number=(count or 0) + 1,
+                                   created=now(), question=question, answer=answer.model_dump(mode="json")))  # fmt: skip
+
+    def messages(self, conversation_id: str) -> list[Message]:
+        with Session(self.engine) as session:
+            query = select(MessageRow).where(MessageRow.conversation_id == conversation_id).order_by(MessageRow.number)
+            return [Message(id=r.id, created=r.created, question=r.question, answer=Answer.model_validate(r.answer))
+                    for r in session.scalars(query)]  # fmt: skip
+
+    def rate(self, conversation_id: str, message_id: str, rating: str, correction: str | None) -> None:
+        with Session(self.engine) as session, session.begin():
+            row = session.get(MessageRow, message_id)
+            if row is None or row.conversation_id != conversation_id:
+                raise Unknown(f"there is no message {message_id} in this conversation", "show the conversation")
+            session.add(FeedbackRow(message_id=message_id, created=now(), rating=rating, correction=correction))
+
+    def number(self, scope: str, facts: Sequence[Fact], patient_id: str | None) -> list[Evidence]:
+        """`facts` as numbered evidence of `scope`; the same fact keeps the number that it has."""
+        with Session(self.engine) as session, session.begin():
+            known = [Evidence.model_validate(r.data) for r in session.scalars(
+                select(EvidenceRow).where(EvidenceRow.scope == scope).order_by(EvidenceRow.number))]  # fmt: skip
+            by_content = {_content(e): e for e in known}
+            numbered = []
+            for fact in facts:
+                evidence = by_content.get(_content(fact))
+                if evidence is None:
+                    evidence = Evidence.of(fact, len(by_content) + 1, scope)
+                    by_content[_content(fact)] = evidence
+                    session.add(EvidenceRow(id=f"{scope}.{evidence.id}", scope=scope, number=len(by_content),
+                                            patient_id=patient_id, data=evidence.model_dump(mode="json")))  # fmt: skip
+                numbered.append(evidence)
+            return numbered
+
+    def evidence(self, full_id: str) -> tuple[Evidence, str | None]:
+        """The evidence `conversation.E7`, and the patient whose it is."""
+        with Session(self.engine) as session:
+            row = session.get(EvidenceRow, full_id)
+            if row is None:
+                raise Unknown(f"there is no evidence {full_id}", "use the href of an answer's evidence")
+            return Evidence.model_validate(row.data), row.patient_id
+
+    def evidence_of(self, scope: str) -> list[Evidence]:
+        with Session(self.engine) as session:
+            rows = session.scalars(select(EvidenceRow).where(EvidenceRow.scope == scope).order_by(EvidenceRow.number))
+            return [Evidence.model_validate(r.data) for r in rows]
+
+
+def _content(fact: Fact) -> str:
+    return fact.model_dump_json(exclude={"id", "href"})

@@ -1,0 +1,33 @@
+"""One list of tools: those in the box, and those that installed packages offer (entry points `consilium.tools`)."""
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from tools.base import Bench, CaseTool
+from tools.classify import Classify
+from tools.guidelines import ApplyGuideline, SearchGuidelines
+from tools.measure import Measure
+from tools.records import PatientRecord
+from tools.reports import RetrieveReports
+from tools.segment import Segment
+from tools.studies import ExplainImageMetadata, ListStudies
+
+IN_THE_BOX: list[type[CaseTool]] = [
+    ListStudies, ExplainImageMetadata, Segment, Classify, Measure, RetrieveReports, PatientRecord, SearchGuidelines,
+    ApplyGuideline,
+]  # fmt: skip
+
+
+@cache
+def tool_types() -> dict[str, type[CaseTool]]:
+    """Every tool by name. An installed tool can't take the name of one in the box."""
+    found = {t.model_fields["name"].default: t for t in IN_THE_BOX}
+    for point in entry_points(group="consilium.tools"):
+        offered = point.load()
+        found.setdefault(offered.model_fields["name"].default, offered)
+    return found
+
+
+def tools_for(bench: Bench) -> list[CaseTool]:
+    """Every tool bound to the case of `bench`; without a case only those that need none."""
+    return [t(bench=bench) for t in tool_types().values() if bench.case is not None or not t.needs.case]
