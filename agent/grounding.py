@@ -22,11 +22,11 @@ def problems(text: str, cited: Sequence[Evidence]) -> list[str]:
         return ["it cites no evidence"]
     source = " ".join(f"{e.statement} {e.title} {_words(e.value)} {e.unit or ''}" for e in cited)
     found = []
-    theirs = _quantities(source) + [
-        (_scaled(float(e.value), e.unit), _decimals(e.value)) for e in cited if isinstance(e.value, int | float)
-    ]
+    text, source = _points(text), _points(source)
+    theirs = [_scaled(float(m.group(1)), m.group(2)) for m in _NUMBER.finditer(source)]
+    theirs += [_scaled(float(e.value), e.unit) for e in cited if isinstance(e.value, int | float)]
     for number, spelled in _numbers(_CITED.sub(" ", text)):
-        if not any(_same(number, other) for other, _ in theirs):
+        if not any(_same(number, other) for other in theirs):
             found.append(f"the number {spelled} isn't in the cited evidence")
     for side, pattern in _SIDES.items():
         if re.search(pattern, text, re.I) and not re.search(pattern, source, re.I):
@@ -37,6 +37,11 @@ def problems(text: str, cited: Sequence[Evidence]) -> list[str]:
     if quoted and all(_NEGATION.search(str(e.value)) for e in quoted) and len(cited) == len(quoted) and not _NEGATION.search(text):
         found.append("it affirms what the cited report denies")
     return found
+
+
+def _points(text: str) -> str:
+    """Decimal commas as points; commas between thousands taken out."""
+    return re.sub(r"(\d),(\d)", r"\1.\2", re.sub(r"(\d),(\d{3})(?!\d)", r"\1\2", text))
 
 
 def _words(value: object) -> str:
@@ -61,10 +66,6 @@ def _scaled(number: float, unit: str | None) -> Quantity:
     return number * factor, name
 
 
-def _decimals(value: object) -> str:
-    return str(value)
-
-
 def _numbers(text: str) -> list[tuple[tuple[Quantity, float], str]]:
     """Numbers of `text` in common units, with half of their last decimal as tolerance."""
     found = []
@@ -74,10 +75,6 @@ def _numbers(text: str) -> list[tuple[tuple[Quantity, float], str]]:
         tolerance = 0.5 * 10**-places * scale * 1.0001
         found.append(((_scaled(float(match.group(1)), match.group(2)), tolerance), match.group(0).strip()))
     return found
-
-
-def _quantities(text: str) -> list[tuple[Quantity, str]]:
-    return [(_scaled(float(m.group(1)), m.group(2)), m.group(1)) for m in _NUMBER.finditer(text)]
 
 
 def _same(number: tuple[Quantity, float], other: Quantity) -> bool:

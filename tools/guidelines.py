@@ -18,6 +18,8 @@ class SearchArguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
     query: str = Field(description="The clinical question.", min_length=1, max_length=2000)
     disease: str | None = Field(None, description="Only passages on this disease or organ (brain, lung, liver, breast …).")
+    facts: dict[str, Any] = Field(default_factory=dict, description="Known facts (age_years, kps …): passages for other patients "
+                                  "are left out.")  # fmt: skip
     limit: int = Field(4, ge=1, le=10)
 
 
@@ -41,7 +43,7 @@ class SearchGuidelines(CaseTool):
     cost: ClassVar[Cost] = Cost(seconds=0.05, memory_mb=300)
 
     def answer(self, arguments: SearchArguments) -> Reply:
-        hits = self.bench.resources.guidelines.search(arguments.query, arguments.limit, arguments.disease)
+        hits = self.bench.resources.guidelines.search(arguments.query, arguments.limit, arguments.disease, arguments.facts)
         if not hits:
             missing = Missing(what="a guideline passage", why="the corpus holds none on this", would_change="it could be cited")
             return Reply(text="The corpus holds no passage on this.", missing=[missing])

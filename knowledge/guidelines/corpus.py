@@ -4,6 +4,7 @@ import hashlib
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -33,6 +34,16 @@ class Passage(Frozen):
     source: str
     checked: str
     strength: str | None = None
+    applies: list[tuple[str, str, float]] = []
+    """Conditions on facts under which the passage applies: (fact name, < or >=, bound)."""
+
+    def fits(self, facts: dict[str, Any]) -> bool:
+        """False where a known fact lies outside the passage's conditions; unknown facts don't exclude it."""
+        for name, sign, bound in self.applies:
+            value = facts.get(name)
+            if isinstance(value, int | float) and (value < bound) != (sign == "<"):
+                return False
+        return True
 
 
 def read_document(path: Path) -> list[Passage]:
@@ -44,10 +55,12 @@ def read_document(path: Path) -> list[Passage]:
     for part in re.split(r"^## ", body, flags=re.M)[1:]:
         section, text = part.split("\n", 1)
         strength = re.search(r"^> strength: (.+)$", text, re.M)
+        applies = re.findall(r"(\w+) (<|>=) (\d+)", "".join(re.findall(r"^> applies: (.+)$", text, re.M)))
         text = " ".join(re.sub(r"^> .*$", "", text, flags=re.M).split())
         slug = re.sub(r"[^a-z0-9]+", "-", section.lower()).strip("-")
         passages.append(Passage(id=f"{path.stem}.{slug}", section=section.strip(), text=text,
-                                strength=strength.group(1) if strength else None, **about))  # fmt: skip
+                                strength=strength.group(1) if strength else None,
+                                applies=[(n, s, float(b)) for n, s, b in applies], **about))  # fmt: skip
     return passages
 
 

@@ -4,7 +4,7 @@ import re
 import threading
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from knowledge.evidence import Frozen
 from knowledge.guidelines import corpus
@@ -88,11 +88,12 @@ class GuidelineIndex:
         """Load what the first search needs."""
         self.search("warm up", 1)
 
-    def search(self, query: str, limit: int = 5, disease: str | None = None) -> list[Hit]:
-        """The best passages for `query`; with `disease` only those tagged with it. May be empty."""
+    def search(self, query: str, limit: int = 5, disease: str | None = None,
+               facts: dict[str, Any] | None = None) -> list[Hit]:  # fmt: skip
+        """The best passages for `query`: only those tagged with `disease`, and that fit the patient's `facts`. May be empty."""
         import bm25s
 
-        rows = {p.id: p for p in corpus.passages() if disease is None or disease.lower() in p.disease}
+        rows = {p.id: p for p in corpus.passages() if p.fits(facts or {}) and (disease is None or disease.lower() in p.disease)}
         text = expanded(query)
         depth = len(corpus.passages())
         found = self._collection.query(query_embeddings=self.embedder.embed([text]), n_results=depth,

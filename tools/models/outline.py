@@ -1,6 +1,7 @@
 """Outline the tumour of a study once: pick the bundle and the series by their cards, cache the mask, describe it."""
 
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tools.models.bundle import Bundle
 
 STRIPPED = 0.3
 """A skull-stripped head volume has at least this share of exact zeros; raw MR background is noise."""
+
+_MAKING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,13 @@ def outline(bench: Bench, study_handle: str | None = None) -> Outline:
     volume = case.volume(series)
     path = case.derived(series) / f"{bundle.name}-{bundle.version}.nii.gz"
     url = f"/v1/studies/{study.id}/series/{series.id}/masks/{path.name}"
-    cached = path.exists()
-    if cached:
-        return Outline(study, series, bundle, nifti.read_mask(path), volume, url, True)
+    with _MAKING:  # two tools of one plan may want the same mask: the second waits and takes it from the cache
+        cached = path.exists()
+        mask = nifti.read_mask(path) if cached else _made(bench, bundle, series, volume, path)
+    return Outline(study, series, bundle, mask, volume, url, cached)
+
+
+def _made(bench: Bench, bundle: Bundle, series: Series, volume: Volume, path: Path) -> Volume:
     if float((volume.array == 0).mean()) < STRIPPED:
         raise NotApplicable(f"{series.handle} is not skull-stripped, and {bundle.name} was made for skull-stripped images",
                             "strip the skull first, or install another model")  # fmt: skip
@@ -72,7 +79,7 @@ def outline(bench: Bench, study_handle: str | None = None) -> Outline:
     about = {"bundle": bundle.name, "version": bundle.version, "series_uid": series.series_uid}
     write_whole(path.with_suffix(".json"), json.dumps(about).encode())
     bench.progress(1, 1)
-    return Outline(study, series, bundle, mask, volume, url, False)
+    return mask
 
 
 def _subject(case: Case, study: Study | None) -> tuple[str, str]:

@@ -1,0 +1,118 @@
+"""The built-in planner: a LangChain chat model without a language model. Deterministic; says what it is."""
+
+import json
+import re
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import Runnable
+from pydantic import Field
+
+from agent.planner import steps
+from agent.planner.phrasing import written
+from agent.planner.steps import Call
+from agent.planner.understand import Reader, Understanding
+from knowledge.guidelines.minilm import MiniLM
+from knowledge.guidelines.rules import RULES
+
+NAME = "consilium-builtin-1"
+
+
+class BuiltinPlanner(BaseChatModel):
+    """Plans by matching the question against what tools say they're asked for; composes from the evidence's sentences.
+
+    It reads what any chat model would: the case message, the questions, the tools' results. With a `response_format`
+    it writes the answer, otherwise it calls tools or, when nothing more is needed, says nothing.
+    """
+
+    reader: Any = Field(exclude=True)
+
+    @classmethod
+    def of(cls, embedder: MiniLM) -> "BuiltinPlanner":
+        return cls(reader=Reader(embedder))
+
+    @property
+    def _llm_type(self) -> str:
+        return NAME
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
+        """Keep each tool's whole statement of itself, not only its schema."""
+        return self.bind(tools=[t.described() for t in tools], **kwargs)  # type: ignore[return-value]
+
+    def _generate(self, messages: list[BaseMessage], stop: list[str] | None = None,
+                  run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> ChatResult:  # fmt: skip
+        if "response_format" in kwargs:
+            message = AIMessage(json.dumps(self._compose(messages), ensure_ascii=False))
+        else:
+            message = self._plan(messages, kwargs.get("tools", []))
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _plan(self, messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]]) -> AIMessage:
+        case, questions, since = _conversation(messages)
+        asked = self.reader.read(questions[-1], questions[:-1], case, _statements(tools))
+        if steps.refusal(asked, case):
+            return AIMessage("")
+        done = _calls_of(since)
+        offered = [t["name"] for t in tools]
+        calls = steps.wanted(asked, case, offered, _premise_found(since))
+        after = {t["name"]: t["needs"]["after"] for t in tools}
+        now = steps.due(calls, done, after)
+        return AIMessage("", tool_calls=[{"name": c.tool, "args": c.arguments, "id": f"call_{uuid.uuid4().hex[:12]}"} for c in now])
+
+    def _compose(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
+        case, questions, since = _conversation(messages)
+        asked: Understanding = self.reader.read(questions[-1], questions[:-1], case, _statements([]))
+        evidence = _evidence(messages[-1])
+        return written(asked, case, evidence, _results(since))
+
+
+def _statements(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    facts = sorted({n for r in RULES.values() for n in r.spec["facts"]})
+    return [{**t, "facts": facts} for t in tools] or [{"name": "", "asks": ["nothing"], "facts": facts}]
+
+
+def _conversation(messages: Sequence[BaseMessage]) -> tuple[dict[str, Any] | None, list[str], list[BaseMessage]]:
+    """The newest inventory, the questions in order, and the messages since the last question."""
+    case: dict[str, Any] | None = None
+    questions: list[str] = []
+    since: list[BaseMessage] = []
+    for message in messages:
+        step = message.additional_kwargs.get("step")
+        if isinstance(message, HumanMessage) and step == "case":
+            loaded = json.loads(str(message.content).split("\n", 1)[1])
+            case = loaded if "studies" in loaded else None
+        elif isinstance(message, HumanMessage) and step is None:
+            questions.append(str(message.content))
+            since = []
+        elif step is None:
+            since.append(message)
+    return case, questions, since
+
+
+def _calls_of(since: Sequence[BaseMessage]) -> list[Call]:
+    return [Call(c["name"], c["args"]) for m in since if isinstance(m, AIMessage) for c in m.tool_calls]
+
+
+def _results(since: Sequence[BaseMessage]) -> dict[str, list[str]]:
+    """Evidence ids by tool, in the order in which the tools gave them."""
+    found: dict[str, list[str]] = {}
+    for message in since:
+        if isinstance(message, ToolMessage):
+            ids = re.findall(r'^\{"evidence": "(E\d+)"', str(message.content), re.M)
+            found.setdefault(message.name or "", []).extend(ids)
+    return found
+
+
+def _premise_found(since: Sequence[BaseMessage]) -> bool:
+    results = _results(since)
+    return bool(results.get("patient_record") or results.get("retrieve_reports"))
+
+
+def _evidence(request: BaseMessage) -> dict[str, dict[str, Any]]:
+    rows = [json.loads(line) for line in str(request.content).splitlines() if line.startswith('{"id": "E') or line.startswith('{"kind"')]
+    return {r["id"]: r for r in rows if "id" in r}

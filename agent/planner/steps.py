@@ -1,0 +1,124 @@
+"""From an understanding to tool calls, round by round: what is wanted, minus what was done, after what it needs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.planner.understand import NEAR, SIMILAR, Understanding
+from knowledge.guidelines.rules import RULES
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call to be."""
+
+    tool: str
+    arguments: dict[str, Any]
+
+
+# Why the built-in planner abstains; the keys are those of the phrase catalogues.
+Abstention = str
+
+_TOOL_OF = {"size": ["segment", "measure"], "see": ["list_studies", "segment", "measure"], "type": ["classify"],
+            "report": ["retrieve_reports"], "metadata": ["explain_image_metadata"], "list": ["list_studies"]}  # fmt: skip
+
+
+def comparable(case: dict[str, Any] | None) -> int:
+    """How many imaging studies of the newest study's body part the case has."""
+    studies = [s for s in (case or {}).get("studies", []) if set(s["modality"]) - {"SEG"}]
+    return max((sum(t["body_part"] == s["body_part"] for t in studies) for s in studies), default=0)
+
+
+def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | None:
+    """Why no tool is called at all, if so."""
+    if "hostile" in asked.intents or ("order" in asked.intents and "guideline" not in asked.intents):
+        return "order" if "order" in asked.intents else "out_of_scope"
+    if not asked.intents and not asked.rules and max(asked.tools.values(), default=0.0) < NEAR:
+        return "out_of_scope"
+    wants_case = set(asked.intents) & {"size", "see", "type", "report", "metadata", "list", "growth", "record"}
+    if case is None and wants_case and not set(asked.intents) & {"guideline", "contrast"}:
+        return "no_case"
+    return None
+
+
+def wanted(asked: Understanding, case: dict[str, Any] | None, offered: Sequence[str], found: bool) -> list[Call]:
+    """Every call that the question needs, in order. `found`: a premise in doubt was confirmed by the record or reports."""
+    if asked.premise and not found:
+        calls = [Call("patient_record", {"topics": [asked.premise, *_disease(asked.premise)]}),
+                 Call("retrieve_reports", {"query": asked.premise})]  # fmt: skip
+        return [c for c in calls if c.tool in offered]
+    if asked.organ:
+        return [Call("list_studies", {})]
+    calls = _growth(asked, case) if "growth" in asked.intents else []
+    for intent in asked.intents:
+        for tool in _TOOL_OF.get(intent, []):
+            calls.append(Call(tool, _arguments(tool, asked)))
+    calls += _record(asked) + _rules(asked, case)
+    if set(asked.intents) & {"guideline", "contrast"}:
+        calls.append(Call("search_guidelines", {"query": asked.english[:2000], "facts": asked.facts}))
+    if not calls:
+        best = sorted(((s, t) for t, s in asked.tools.items() if s >= SIMILAR), reverse=True)[:2]
+        best = best or sorted(((s, t) for t, s in asked.tools.items() if s >= NEAR), reverse=True)[:1]
+        calls = [Call(t, _arguments(t, asked)) for _, t in best]
+    unique = {(c.tool, str(c.arguments)): c for c in calls if c.tool in offered}
+    return list(unique.values())
+
+
+def _growth(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
+    if asked.rules and asked.facts:
+        return []
+    if comparable(case) < 2:
+        return [Call("list_studies", {})]
+    handles = [s["handle"] for s in (case or {})["studies"] if set(s["modality"]) - {"SEG"}]
+    return [Call("list_studies", {}), *(Call("measure", {"study": h}) for h in handles)]
+
+
+def _arguments(tool: str, asked: Understanding) -> dict[str, Any]:
+    study = {"study": asked.handle} if asked.handle and asked.handle.startswith("S") else {}
+    if tool == "retrieve_reports":
+        report = {"report": asked.handle} if asked.handle and asked.handle.startswith("R") else {}
+        month = {"month": asked.month} if asked.month else {}
+        return {"query": asked.subject[:2000], **report, **month, **({"last": True} if asked.last and not month else {})}
+    if tool == "search_guidelines":
+        return {"query": asked.english[:2000]}
+    if tool == "patient_record":
+        return {"topics": list(asked.topics) or ["all"]}
+    if tool == "apply_guideline":
+        return {"guideline": asked.rules[0] if asked.rules else "gbm_mgmt_stupp", "facts": {}}
+    return study if tool in ("segment", "measure", "classify", "list_studies", "explain_image_metadata") else {}
+
+
+def _record(asked: Understanding) -> list[Call]:
+    if "contrast" in asked.intents:
+        return [Call("patient_record", {"topics": ["creatinine", "egfr"]})]
+    if "record" in asked.intents and "report" not in asked.intents:
+        return [Call("patient_record", {"topics": list(asked.topics) or ["all"]})]
+    return []
+
+
+def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
+    names = list(asked.rules)
+    records = " ".join((case or {}).get("records", [])).lower()
+    if "contrast" in asked.intents:
+        names.append("egfr_contrast")
+    glioblastoma = {"mgmt_status", "kps"} & set(asked.facts) or "glioblastoma" in f"{asked.english.lower()} {records}"
+    if "guideline" in asked.intents and glioblastoma and not asked.rules and "contrast" not in asked.intents:
+        names.append("gbm_mgmt_stupp")
+    calls = []
+    for name in dict.fromkeys(names):
+        known = RULES[name].spec["facts"]
+        calls.append(Call("apply_guideline", {"guideline": name, "facts": {n: v for n, v in asked.facts.items() if n in known}}))
+    return calls
+
+
+def _disease(premise: str) -> list[str]:
+    words = premise.lower().split()
+    return ["metastases"] if words[-1].startswith("met") else words[:1]
+
+
+def due(calls: Sequence[Call], done: Sequence[Call], after: dict[str, list[str]]) -> list[Call]:
+    """The calls of this round: not yet done, and what they come after is done or not wanted."""
+    names = {c.tool for c in calls}
+    finished = {c.tool for c in done}
+    left = [c for c in calls if (c.tool, c.arguments) not in [(d.tool, d.arguments) for d in done]]
+    return [c for c in left if all(a in finished or a not in names for a in after.get(c.tool, []))]

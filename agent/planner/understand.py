@@ -1,0 +1,196 @@
+"""Understand a question without a language model: gloss it, read cues, and match it against what tools are asked for."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from agent.language import language_of
+from agent.planner import extract
+from knowledge.guidelines.minilm import MiniLM
+from knowledge.records.search import SYNONYMS
+
+SIMILAR = 0.60
+"""Cosine to one of a tool's example questions from which the tool is taken without a cue."""
+NEAR = 0.42
+"""Below this best cosine, and without a cue, nothing the tools do fits the question."""
+
+CUES: dict[str, str] = {
+    "order": r"\b(give|administer|inject|prescribe|start|stop|order|book|schedule|cancel|delete|discharge)\b.{0,30}"
+             r"\b(the patient|her|him|mg\b|scanner|appointment|now|tomorrow|monday|tuesday|wednesday|thursday|friday|records?)",
+    "hostile": r"ignore (your|all|previous|the) .{0,20}(instruction|rule)|patient list|system prompt|raw .{0,20}(list|dump)|"
+               r"other patients?'?s?\b|password|api key",
+    "growth": r"\bgrown?\b|\bgrowth\b|\bprogress|\bcompar|\bsince\b|bigger than|larger than|shr[aiu]nk|pseudoprogression|"
+              r"\bresponse\b|doubling time|\bprior\b",
+    "size": r"\bhow (big|large)\b|\bsizes?\b|\bvolumes?\b|\bdiameters?\b|\bdimensions?\b|\bmeasur|\bin (ml|mm|cm)\b|\blongest\b",
+    "see": r"\bwhat (do|can|does) (you|it|one|we) see\b|\byou see\b|\bdescribe\b|\bsegment|\boutline|\bwhere (is|does|are)\b|"
+           r"\bwhich side\b|\babnormal|\bfindings\b|\bis there a (mass|tumou?r|lesion)\b|show .{0,12}mask|\blocation\b",
+    "type": r"\btumou?r type\b|\bwhat (kind|type)\b|\bwhich type\b|\bmost likely\b|\bdiagnos(is|e)\b|\bdifferential\b|"
+            r"\b(glioma|meningioma|pituitary)\b.{0,25}\?|\bbenign\b|\bmalignant\b|\bis (this|it) cancer\b|\bclassif|\bhow sure\b",
+    "report": r"\breports?\b|\bradiologist\b|\bwrote\b|\bdictat|\bimpression\b|\bpathology\b",
+    "contrast": r"\bgadolin|\bcontrast (agent|medi)|\bkidney function|\begfr\b(?! ?mut)|\bcontrast safe|\bnsf\b|iodinated",
+    "record": r"\blabs?\b|\blaborator|\bcreatinine\b|\bplatelets?\b|\bha?emoglobin\b|\bkarnofsky\b|\bkps\b|\bmgmt\b|\bidh\b|"
+              r"\ballerg|\bmedications?\b|\bconditions?\b|\bmolecular\b|\bpsa\b|\bafp\b|\bbilirubin\b|\bhistory\b|\bdead\b|\bdied\b",
+    "guideline": r"\bguidelines?\b|\brecommend|\bstandard (of care|treatment)|\btreat|\btherap|\bshould (we|i|she|he)\b|"
+                 r"\bafter surgery\b|\bfirst[\s-]line\b|\boptions?\b|\bwhat next\b|\bnext step|\bfollow[\s-]?up\b|\boffer\b|"
+                 r"\bcan (i|we) (start|give)\b|\bmanagement\b",
+    "metadata": r"\bslice thickness\b|\bkernel\b|\bdose\b.{0,15}\?|\bspacing\b|\bscanner\b|\bfield strength\b|\btesla\b|"
+                r"\bdicom\b|\bacquired\b|\bvoxel|\bmatrix\b|\b(tr|te)\b(?= and| of|\?)|\bprotocol\b|\bhounsfield\b",
+    "list": r"\b(which|what|list|how many)\b.{0,20}\b(studies|scans|images|imaging|series|examinations)\b|\bwho is this patient\b",
+}  # fmt: skip
+
+# Rules that a question can ask for by name or by subject.
+RULE_CUES: dict[str, str] = {
+    "rano_2_0": r"\brano\b", "recist_1_1": r"\bm?recist\b(?<!mrecist)", "fleischner_2017": r"\bfleischner\b",
+    "volume_doubling_time": r"doubling time", "who_cns_2021_glioma": r"integrated diagnosis|\bwho 2021\b|\bwho grade\b|cns5",
+}  # fmt: skip
+
+_SITES = {"liver": "ABDOMEN", "hepatic": "ABDOMEN", "lung": "CHEST", "pulmonary": "CHEST", "breast": "BREAST", "prostate": "PROSTATE",
+          "kidney": "ABDOMEN", "renal": "ABDOMEN", "thyroid": "NECK", "bone": "BONE", "spine": "SPINE", "pancreas": "ABDOMEN",
+          "brain": "BRAIN", "cerebral": "BRAIN", "heart": "CHEST", "bladder": "PELVIS"}  # fmt: skip
+_SITE = re.compile(
+    rf"\b({'|'.join(_SITES)})\b(?:\s+(metasta\w*|mets|lesions?|nodules?|tumou?rs?|cysts?|mass(?:es)?|cancer|function))?", re.I
+)
+_PRONOUN = re.compile(r"^(and|but|what about|how about)\b|\b(it|that|this|its|them)\b", re.I)
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """What a question asks for. `tools` are those whose examples it resembles, with their cosine."""
+
+    question: str
+    english: str
+    language: str
+    intents: tuple[str, ...]
+    tools: dict[str, float]
+    rules: tuple[str, ...] = ()
+    topics: tuple[str, ...] = ()
+    subject: str = ""
+    unit: str | None = None
+    month: str | None = None
+    handle: str | None = None
+    last: bool = False
+    premise: str | None = None
+    organ: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@cache
+def _glossary(language: str) -> list[tuple[re.Pattern[str], str]]:
+    terms = yaml.safe_load((Path(__file__).parent / "glossary.yaml").read_text(encoding="utf-8")).get(language, {})
+    compiled = []
+    for term in sorted(terms, key=len, reverse=True):
+        pattern = re.escape(term).replace(r"\*", r"\w*")
+        compiled.append((re.compile(pattern if language == "zh" else rf"\b{pattern}(?!\w)", re.I), f" {terms[term]} "))
+    return compiled
+
+
+def glossed(text: str, language: str) -> str:
+    """`text` with the terms that the glossary knows put into English."""
+    if language == "en":
+        return text
+    for pattern, english in _glossary(language):
+        text = pattern.sub(english, text)
+    return " ".join(text.replace("?", " ? ").split()).replace(" -year", "-year")
+
+
+class Reader:
+    """Reads questions; the embedder is shared, the tools' examples are embedded once."""
+
+    def __init__(self, embedder: MiniLM) -> None:
+        self.embedder = embedder
+        self._examples: dict[tuple[str, ...], np.ndarray] = {}
+
+    def read(self, question: str, history: Sequence[str], case: dict[str, Any] | None, tools: Sequence[dict[str, Any]]) -> Understanding:
+        """The understanding of `question` after `history` (earlier questions, oldest first) in `case` (its inventory)."""
+        before = language_of(history[-1]) if history else "en"
+        language = language_of(question, before)
+        english = glossed(question, language)
+        intents = _intents(english)
+        scores = self._scores(english, tools)
+        if history and _leans(english, intents):
+            earlier = self.read(history[-1], history[:-1], case, tools)
+            intents = tuple(dict.fromkeys([*intents, *earlier.intents]))
+            scores = {**earlier.tools, **scores}
+        rules = tuple(n for n, p in RULE_CUES.items() if re.search(p, english, re.I))
+        names = list(dict.fromkeys(f for t in tools for f in t.get("facts", [])))
+        site, part = _site(english, case)
+        return Understanding(
+            question=question, english=english, language=language, intents=intents, tools=scores, rules=rules,
+            topics=_topics(english, case), subject=_subject(english), unit=extract.unit_wished(english),
+            month=extract.month(english), handle=extract.handle(question, _handles(case)),
+            last=bool(re.search(r"\b(last|latest|newest|most recent)\b", english, re.I)),
+            premise=site, organ=part, facts=extract.facts(english, names),
+        )  # fmt: skip
+
+    def _scores(self, english: str, tools: Sequence[dict[str, Any]]) -> dict[str, float]:
+        clauses = [c for c in re.split(r"[?;.]\s+|,?\s+and\s+(?=what|how|is|are|which|give|does|has)", english) if len(c) > 3]
+        asked = self.embedder.embed(list(dict.fromkeys([english, *clauses])))
+        best: dict[str, float] = {}
+        for tool in tools:
+            key = tuple(tool["asks"])
+            if key not in self._examples:
+                self._examples[key] = self.embedder.embed(list(key))
+            best[tool["name"]] = float((self._examples[key] @ asked.T).max())
+        return best
+
+
+def _intents(english: str) -> tuple[str, ...]:
+    return tuple(n for n, p in CUES.items() if re.search(p, english, re.I))
+
+
+def _leans(english: str, intents: Sequence[str]) -> bool:
+    """True for a follow-up that only makes sense with the question before it."""
+    words = re.findall(r"\w+", english)
+    only_unit = set(intents) <= {"size"} and extract.unit_wished(english) is not None and len(words) <= 6
+    return only_unit or (not intents and len(words) <= 8 and bool(_PRONOUN.search(english)))
+
+
+def _handles(case: dict[str, Any] | None) -> list[str]:
+    if not case:
+        return []
+    return [h for s in case.get("studies", []) for h in (s["handle"], *(q["handle"] for q in s["series"]))] + [
+        r["handle"] for r in case.get("reports", [])
+    ]
+
+
+def _topics(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:
+    lowered = english.lower()
+    named = [t for t in SYNONYMS if re.search(rf"\b{re.escape(t.rstrip('s'))}", lowered)]
+    if re.search(r"\blabs?\b|\blaborator", lowered):
+        named.append("laboratory")
+    if re.search(r"\bdead\b|\bdied\b|\bdeceased\b", lowered):
+        named.append("death")
+    named += [f"{k}s" if k != "allergy" else "allergy" for k in ("medication", "condition", "allergy", "procedure")
+              if re.search(rf"\b{k[:6]}", lowered)]  # fmt: skip
+    for name in (case or {}).get("records", []):
+        words = [w for w in re.findall(r"\w{4,}", name.lower()) if w not in ("status", "level", "serum")]
+        if words and words[0] in lowered and not named:
+            named.append(name)
+    return tuple(dict.fromkeys(named))
+
+
+def _subject(english: str) -> str:
+    """What a report is asked about, without the words that only ask."""
+    text = re.sub(r"^.*?\b(say|says|said|state[sd]?|mention(s|ed)?|write|wrote|report(s|ed)?|describe[sd]?)\b\s*(about|on|of|regarding)?",
+                  "", english, flags=re.I) or english  # fmt: skip
+    return text.strip(" ?.!,") or english
+
+
+def _site(english: str, case: dict[str, Any] | None) -> tuple[str | None, str | None]:
+    """A site or disease that the question takes for granted, if neither the case's images nor its records have it."""
+    if case is None:
+        return None, None
+    parts = " ".join(s.get("body_part") or "" for s in case.get("studies", [])).upper()
+    texts = " ".join([*case.get("records", []), *(r["title"] for r in case.get("reports", []))]).lower()
+    for match in _SITE.finditer(english):
+        site, disease = match.group(1).lower(), match.group(2)
+        if disease == "function" or _SITES[site] in parts or (site in texts and not disease):
+            continue
+        return (match.group(0) if disease else None), (None if disease else site)
+    return None, None
