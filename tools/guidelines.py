@@ -95,8 +95,8 @@ class ApplyGuideline(CaseTool):
         inputs = {**known, **arguments.facts}
         outcome = chosen.apply(inputs)
         title = chosen.spec["title"]
-        spoken = ", ".join(f"{n.replace('_', ' ')} {v}" for n, v in inputs.items())
-        numbers = ", ".join(f"{_quantity(n)} {v:g} {chosen.spec['values'][n]['unit']}" for n, v in outcome.values.items())
+        spoken = ", ".join(_spoken(n, v, chosen.spec["facts"][n]) for n, v in inputs.items())
+        numbers = ", ".join(f"{_quantity(n)} {v:g} {chosen.spec['values'][n]['unit'].replace('m2', ' m²')}" for n, v in outcome.values.items())
         if outcome.refusal:
             statement = f"{title} does not apply: {outcome.refusal}."
         elif outcome.category is None and not outcome.values:
@@ -104,7 +104,7 @@ class ApplyGuideline(CaseTool):
         else:
             head = f"{outcome.category}" if outcome.category else numbers
             tail = f" ({numbers})" if outcome.category and numbers else ""
-            statement = f"{title} gives, for {spoken}: {head}{tail}. {outcome.recommendation}".strip()
+            statement = f"By {title} ({spoken}): {head}{tail}. {outcome.recommendation}".strip()
         if not chosen.checked:
             statement += " (This rule's facts await a check against the source.)"
         value = {"category": outcome.category, "recommendation": outcome.recommendation, "values": outcome.values,
@@ -117,6 +117,16 @@ class ApplyGuideline(CaseTool):
         missing = [Missing(what=n.replace("_", " "), why=meanings[n]["meaning"], would_change=f"the result of: {title}")
                    for n in outcome.missing]  # fmt: skip
         return Reply(text=statement, facts=[fact], missing=missing)
+
+
+_NAMES = {"kps": "KPS", "idh_status": "IDH", "mgmt_status": "MGMT", "creatinine_umol_l": "creatinine", "age_years": "age"}
+
+
+def _spoken(name: str, value: Any, spec: dict[str, Any]) -> str:
+    """A fact in words: age 58 years, KPS 90, creatinine 71 µmol/L."""
+    shown = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value).replace("_", " ")
+    unit = f" {spec['unit'].replace('umol', 'µmol')}" if spec.get("unit") and spec["unit"] != "1" else ""
+    return f"{_NAMES.get(name) or name.replace('_', ' ')} {shown}{unit}"
 
 
 def _quantity(name: str) -> str:

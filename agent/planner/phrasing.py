@@ -1,6 +1,5 @@
 """The built-in planner's answer: the evidence's own sentences, in the order of the question, in its language."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from agent.language import phrases
@@ -9,7 +8,11 @@ from agent.planner.understand import Understanding
 
 MAX_PASSAGES = 3
 """Guideline passages in one answer; more are noise."""
-_ORDER = ["patient_record", "retrieve_reports", "list_studies", "segment", "measure", "classify", "explain_image_metadata",
+_FIRST = {"contrast": ["apply_guideline", "patient_record", "search_guidelines"],
+          "guideline": ["apply_guideline", "search_guidelines", "patient_record"],
+          "see": ["list_studies", "segment", "measure"], "size": ["measure", "segment"]}  # fmt: skip
+"""Whose evidence leads the answer, by what was asked."""
+_ORDER = ["retrieve_reports", "patient_record", "list_studies", "segment", "measure", "classify", "explain_image_metadata",
           "apply_guideline", "search_guidelines"]  # fmt: skip
 _CM = {"mm": ("cm", 0.1), "mm2": ("cm²", 0.01), "mL": ("cm³", 1.0)}
 """Shown unit and factor where centimetres are wished (1 mL is 1 cm³)."""
@@ -46,7 +49,8 @@ def _abstain(lead: str, missing: dict[str, str]) -> dict[str, Any]:
 
 def _statements(asked: Understanding, evidence: dict[str, dict[str, Any]], results: dict[str, list[str]]) -> list[dict[str, Any]]:
     chosen: list[str] = []
-    for tool in [*_ORDER, *(t for t in results if t not in _ORDER)]:
+    lead = next((_FIRST[i] for i in _FIRST if i in asked.intents), [])
+    for tool in dict.fromkeys([*lead, *_ORDER, *results]):
         ids = list(dict.fromkeys(results.get(tool, [])))
         if tool == "search_guidelines":
             ids = ids[:MAX_PASSAGES]
@@ -85,7 +89,3 @@ def _in_unit(value: float, unit: str | None, wished: str | None) -> tuple[str, s
         return f"{value * factor:.{digits}f}", name
     return str(value), {"mm2": "mm²"}.get(str(unit), str(unit))
 
-
-def known_titles(language: str) -> Sequence[str]:
-    """The titles that a language has a sentence for."""
-    return list(phrases(language).get("titles", {}))

@@ -31,6 +31,8 @@ class BundleCard(Frozen):
     training_data: str
     licence: str
     temperature: float = 1.0
+    scores: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Held-out figures by the view that the model is shown (whole, crop …)."""
 
 
 class Bundle:

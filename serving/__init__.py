@@ -1,0 +1,1 @@
+"""Lets people and systems in: HTTP API, command line, chat page."""

@@ -1,0 +1,144 @@
+"""Conversations: open, ask (whole or streamed), stop, show, rate, export."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from agent.answer import Answer
+from agent.errors import Unknown
+from agent.memory import Conversation, Message
+from knowledge.case import Handle
+from knowledge.evidence import Frozen
+from serving.api.deps import Caller, HouseDep
+from serving.errors import Problem, problem
+from serving.house import House
+
+router = APIRouter(tags=["conversations"])
+
+
+class OpenRequest(BaseModel):
+    """Whose case: a patient's, or some studies of one patient."""
+
+    model_config = ConfigDict(extra="forbid")
+    patient_id: str | None = Field(None, max_length=128)
+    study_ids: list[str] | None = Field(None, max_length=200)
+
+
+class Opened(Frozen):
+    """A new conversation, with the handles that it uses."""
+
+    id: str
+    handles: list[Handle]
+
+
+class Question(BaseModel):
+    """A question; images as PNG or JPEG data URLs."""
+
+    model_config = ConfigDict(extra="forbid")
+    text: str = Field(max_length=200_000)
+    images: list[str] = Field(default_factory=list)
+
+
+class Shown(Frozen):
+    """A conversation with its messages."""
+
+    id: str
+    created: str
+    patient_id: str | None
+    handles: list[Handle]
+    messages: list[Message]
+
+
+class Feedback(BaseModel):
+    """What a reader thinks of an answer."""
+
+    model_config = ConfigDict(extra="forbid")
+    rating: Literal["up", "down"]
+    correction: str | None = Field(None, max_length=10_000)
+
+
+@router.post("/v1/conversations", status_code=201, operation_id="open_conversation", summary="Open a conversation about a case")
+def open_conversation(house: HouseDep, who: Caller, request: OpenRequest) -> Opened:
+    """409 for studies of two patients. With neither, the conversation is about guidelines alone."""
+    conversation = house.assistant.open(request.patient_id, request.study_ids)
+    return Opened(id=conversation.id, handles=_handles(house, conversation))
+
+
+def _handles(house: House, conversation: Conversation) -> list[Handle]:
+    case = house.assistant.case_of(conversation)
+    return case.handles() if case else []
+
+
+@router.post("/v1/conversations/{conversation_id}/messages", operation_id="ask", summary="Ask; the Answer, or its events",
+             response_model=Answer, responses={200: {"content": {"text/event-stream": {}}}})  # fmt: skip
+async def ask(house: HouseDep, who: Caller, conversation_id: str, question: Question,
+              accept: Annotated[str, Header()] = "application/json") -> Any:  # fmt: skip
+    """With `Accept: text/event-stream` the steps, then the answer, as server-sent events."""
+    house.memory.conversation(conversation_id)
+    if "text/event-stream" not in accept:
+        return await house.assistant.ask(conversation_id, question.text, question.images)
+    return EventSourceResponse(_events(house, conversation_id, question), ping=15)
+
+
+async def _events(house: House, conversation_id: str, question: Question) -> AsyncIterator[ServerSentEvent]:
+    number = 0
+    try:
+        async with aclosing(house.assistant.stream(conversation_id, question.text, question.images)) as events:
+            async for event in events:
+                number += 1
+                yield ServerSentEvent(json.dumps(event.data, ensure_ascii=False, default=str), event=event.name, id=str(number))
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:  # the outer door of a stream: whatever breaks leaves as its last event
+        yield ServerSentEvent(json.dumps(problem(error)), event="error", id=str(number + 1))
+
+
+@router.delete("/v1/conversations/{conversation_id}/messages/current", status_code=204, operation_id="stop",
+               summary="Stop the answer in the making")  # fmt: skip
+def stop(house: HouseDep, who: Caller, conversation_id: str) -> None:
+    house.memory.conversation(conversation_id)
+    if not house.assistant.stop(conversation_id):
+        raise Problem(404, "NotFound", "no answer is in the making", "nothing is to be done")
+
+
+@router.get("/v1/conversations", operation_id="list_conversations", summary="All conversations, newest first")
+def list_conversations(house: HouseDep, who: Caller) -> list[Conversation]:
+    return house.memory.conversations()
+
+
+@router.get("/v1/conversations/{conversation_id}", operation_id="show_conversation", summary="A conversation with its messages")
+def show_conversation(house: HouseDep, who: Caller, conversation_id: str) -> Shown:
+    found = house.memory.conversation(conversation_id)
+    return Shown(id=found.id, created=found.created, patient_id=found.patient_id, handles=_handles(house, found),
+                 messages=house.memory.messages(conversation_id))  # fmt: skip
+
+
+@router.delete("/v1/conversations/{conversation_id}", status_code=204, operation_id="delete_conversation", summary="Forget a conversation")
+def delete_conversation(house: HouseDep, who: Caller, conversation_id: str) -> None:
+    house.memory.forget(conversation_id)
+
+
+@router.post("/v1/conversations/{conversation_id}/messages/{message_id}/feedback", status_code=204, operation_id="feedback",
+             summary="Rate an answer")  # fmt: skip
+def feedback(house: HouseDep, who: Caller, conversation_id: str, message_id: str, given: Feedback) -> None:
+    house.memory.rate(conversation_id, message_id, given.rating, given.correction)
+
+
+@router.get("/v1/conversations/{conversation_id}/export", operation_id="export_conversation", summary="A conversation as Markdown",
+            response_class=Response, responses={200: {"content": {"text/markdown": {}}}})  # fmt: skip
+def export(house: HouseDep, who: Caller, conversation_id: str, format: Annotated[Literal["md"], Query()] = "md") -> Response:
+    """Questions, statements and the evidence that each stands on."""
+    messages = house.memory.messages(house.memory.conversation(conversation_id).id)
+    if not messages:
+        raise Unknown("the conversation has no messages", "ask something first")
+    lines = ["# Consilium conversation", "", "Research use only; not a medical device.", ""]
+    for message in messages:
+        lines += [f"## {message.question}", "", message.answer.text, "", "Evidence:", ""]
+        lines += [f"- [{e.id}] {e.kind}: {e.statement} ({e.href})" for e in message.answer.evidence] + [""]
+    return Response("\n".join(lines), media_type="text/markdown; charset=utf-8")

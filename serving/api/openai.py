@@ -1,0 +1,151 @@
+"""The OpenAI API's `models` and `chat/completions`, so that chat clients work unchanged."""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.answer import Answer
+from serving.api.deps import Caller, HouseDep
+from serving.errors import Problem, problem
+from serving.house import House
+
+router = APIRouter(tags=["openai"])
+MODEL = "consilium"
+_NAMED = re.compile(r"\b(patient|study):([\w.\-]{1,128})")
+
+
+class ChatMessage(BaseModel):
+    """A message; content as text or parts."""
+
+    model_config = ConfigDict(extra="allow")
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+
+class ChatRequest(BaseModel):
+    """What clients send; parameters that aren't used are accepted."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str = MODEL
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    stream: bool = False
+    metadata: dict[str, Any] | None = None
+
+
+@router.get("/v1/models", operation_id="openai_models", summary="Models, as the OpenAI API lists them")
+def models(house: HouseDep, who: Caller) -> dict[str, Any]:
+    return {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1763900000, "owned_by": "consilium"}]}
+
+
+@router.post("/v1/chat/completions", operation_id="openai_chat", summary="Chat, as the OpenAI API has it", response_model=None)
+async def chat(house: HouseDep, who: Caller, request: ChatRequest, raw: Request) -> Any:
+    """The case comes in `metadata.patient_id` or `metadata.study_ids`, or as patient:ID or study:ID in a message."""
+    try:
+        texts = [_text(m) for m in request.messages if m.role == "user"]
+        if not texts:
+            raise Problem(422, "InvalidRequest", "there is no user message", "send one")
+        if texts[-1].startswith("### Task:"):  # a client's housekeeping (titles, tags) isn't a question about a patient
+            return _whole("Consilium", texts[-1]) if not request.stream else _sse(_plain("Consilium"))
+        conversation = _conversation(house, request, texts)
+        question = _NAMED.sub("", texts[-1]).strip()
+        images = _images(request.messages)
+        if request.stream:
+            return _sse(_chunks(house, conversation, question, images, texts[:-1]))
+        async with aclosing(house.assistant.stream(conversation, question, images, texts[:-1])) as events:
+            async for event in events:
+                if event.name == "answer":
+                    return _whole(event.data["text"], question, event.data)
+        raise Problem(500, "NoAnswer", "no answer came", "ask again")
+    except Exception as error:  # the outer door of a standard with its own error form
+        body = problem(error)
+        return JSONResponse(_error(body), body["status"])
+
+
+def _error(body: dict[str, Any]) -> dict[str, Any]:
+    hint = f" ({body['hint']})" if body.get("hint") else ""
+    return {"error": {"message": f"{body['detail']}{hint}", "type": body["title"], "param": None, "code": str(body["status"])}}
+
+
+def _text(message: ChatMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    parts = [p.get("text", "") for p in message.content or [] if p.get("type") == "text"]
+    return "\n".join(str(p) for p in parts)
+
+
+def _images(messages: list[ChatMessage]) -> list[str]:
+    last = next(m for m in reversed(messages) if m.role == "user")
+    parts = last.content if isinstance(last.content, list) else []
+    return [str(p["image_url"]["url"]) for p in parts if p.get("type") == "image_url" and isinstance(p.get("image_url"), dict)]
+
+
+def _conversation(house: House, request: ChatRequest, texts: list[str]) -> str:
+    metadata = request.metadata or {}
+    patient, studies = metadata.get("patient_id"), metadata.get("study_ids")
+    if isinstance(studies, str):
+        studies = [s.strip() for s in studies.split(",") if s.strip()]
+    for text in texts if not (patient or studies) else []:
+        for kind, name in _NAMED.findall(text):
+            patient, studies = (name, None) if kind == "patient" else (None, [name])
+    return house.assistant.open(str(patient) if patient else None, studies).id
+
+
+def _usage(question: str, text: str) -> dict[str, int]:
+    """Words, since the built-in planner has no tokens."""
+    asked, said = len(question.split()), len(text.split())
+    return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+
+
+def _whole(text: str, question: str, answer: dict[str, Any] | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion", "created": int(time.time()), "model": MODEL,
+            "choices": [choice], "usage": _usage(question, text), **({"consilium": answer} if answer else {})}  # fmt: skip
+
+
+def _sse(chunks: AsyncIterator[str]) -> StreamingResponse:
+    return StreamingResponse(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+def _chunk(delta: dict[str, Any] | None, finish: str | None = None, **more: Any) -> str:
+    choices = [{"index": 0, "delta": delta, "finish_reason": finish}] if delta is not None else []
+    body = {"id": "chatcmpl-consilium", "object": "chat.completion.chunk", "created": int(time.time()), "model": MODEL,
+            "choices": choices, **more}  # fmt: skip
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+async def _plain(text: str) -> AsyncIterator[str]:
+    yield _chunk({"role": "assistant", "content": text})
+    yield _chunk({}, "stop")
+    yield _chunk(None, usage=_usage("", text))
+    yield "data: [DONE]\n\n"
+
+
+async def _chunks(house: House, conversation: str, question: str, images: list[str], history: list[str]) -> AsyncIterator[str]:
+    """Steps as status lines, then the text, the citations, and the usage."""
+    try:
+        yield _chunk({"role": "assistant", "content": ""})
+        async with aclosing(house.assistant.stream(conversation, question, images, history)) as events:
+            async for event in events:
+                if event.name == "tool.started":
+                    yield _chunk(None, event={"type": "status", "data": {"description": event.data["tool"], "done": False}})
+                elif event.name == "answer":
+                    answer = Answer.model_validate(event.data)
+                    for paragraph in answer.text.split("\n\n"):
+                        yield _chunk({"content": paragraph + "\n\n"})
+                    marks = [{"type": "url_citation", "url_citation": {"url": e.href, "title": f"[{e.id}] {e.title}"}}
+                             for e in answer.evidence]  # fmt: skip
+                    yield _chunk({"annotations": marks})
+                    yield _chunk(None, event={"type": "status", "data": {"description": "answered", "done": True}})
+                    yield _chunk({}, "stop")
+                    yield _chunk(None, usage=_usage(question, answer.text))
+    except Exception as error:  # the outer door of a stream
+        yield f"data: {json.dumps(_error(problem(error)))}\n\n"
+    yield "data: [DONE]\n\n"

@@ -1,0 +1,85 @@
+"""One map from the rooms' errors to HTTP problems (RFC 9457)."""
+
+import logging
+import uuid
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from agent import errors as agent_errors
+from knowledge import errors as knowledge_errors
+from tools import errors as tool_errors
+
+log = logging.getLogger("consilium")
+
+STATUS: dict[type[Exception], int] = {
+    knowledge_errors.NotFound: 404, knowledge_errors.Refused: 422, knowledge_errors.InvalidFacts: 422,
+    knowledge_errors.MixedPatients: 409, knowledge_errors.NoGeometry: 422, knowledge_errors.KnowledgeError: 422,
+    agent_errors.QuestionRefused: 422, agent_errors.Busy: 409, agent_errors.Unknown: 404, agent_errors.PlannerDown: 503,
+    agent_errors.AgentError: 500, tool_errors.TryAgain: 422, tool_errors.NotApplicable: 422, tool_errors.NeedsApproval: 403,
+    tool_errors.ToolError: 500,
+}  # fmt: skip
+
+
+class Problem(Exception):
+    """A problem that serving itself finds."""
+
+    def __init__(self, status: int, title: str, detail: str, hint: str = "") -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail, self.hint = status, title, detail, hint
+
+
+def problem(error: Exception) -> dict[str, Any]:
+    """`error` as a problem object. What isn't known gets an id to find it by in the log, and no detail."""
+    if isinstance(error, Problem):
+        return _body(error.status, error.title, error.detail, error.hint)
+    for kind, status in STATUS.items():
+        if isinstance(error, kind):
+            return _body(status, kind.__name__, str(error), getattr(error, "hint", ""))
+    run = uuid.uuid4().hex[:12]
+    log.error("run %s failed: %s", run, type(error).__name__, exc_info=_place_only(error))
+    return _body(500, "InternalError", f"something broke; the log names it as run {run}", "report the run's id")
+
+
+def _place_only(error: Exception) -> tuple[Any, Any, Any]:
+    """Where it broke without what it says: messages may quote patient data."""
+    return type(error), type(error)("(message withheld)") if _plain(type(error)) else Exception("withheld"), error.__traceback__
+
+
+def _plain(kind: type[Exception]) -> bool:
+    return kind.__init__ in (Exception.__init__, ValueError.__init__, RuntimeError.__init__, TypeError.__init__)
+
+
+def _body(status: int, title: str, detail: str, hint: str) -> dict[str, Any]:
+    body = {"type": f"urn:consilium:problem:{title}", "title": title, "status": status, "detail": detail}
+    return {**body, "hint": hint} if hint else body
+
+
+def answered(body: dict[str, Any]) -> JSONResponse:
+    """The response for a problem object."""
+    headers = {"WWW-Authenticate": "Bearer"} if body["status"] == 401 else None
+    return JSONResponse(body, body["status"], headers, media_type="application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    """Have every error leave as a problem."""
+
+    async def known(_: Request, error: Exception) -> JSONResponse:
+        return answered(problem(error))
+
+    async def invalid(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        return answered(_body(422, "InvalidRequest", where, "see /openapi.json"))
+
+    async def http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return answered(_body(error.status_code, "HTTP", str(error.detail), ""))
+
+    for kind in (Problem, *STATUS, Exception):
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)

@@ -1,0 +1,93 @@
+"""What a running server holds: archive, resources, memory, keys, and the assistant."""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agent.answer import PlannerRef
+from agent.assistant import Assistant
+from agent.memory import Memory
+from agent.planner.builtin import NAME, BuiltinPlanner
+from knowledge.guidelines.minilm import MiniLM
+from knowledge.guidelines.search import GuidelineIndex
+from knowledge.records.search import RecordSearch
+from knowledge.studies.archive import Archive
+from knowledge.studies.volume import Volume
+from serving.access.keys import KeyRing
+from serving.settings import Settings
+from tools.base import Resources
+from tools.models.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+SHOWN = 4
+"""Volumes kept ready for the viewer (some 35 MB each)."""
+
+
+@dataclass
+class Viewer:
+    """Display stacks of the series looked at last."""
+
+    archive: Archive
+    _stacks: "OrderedDict[str, Volume]" = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def stack(self, series_id: str) -> Volume:
+        """The display stack of a series."""
+        with self._lock:
+            if series_id not in self._stacks:
+                self._stacks[series_id] = self.archive.volume(series_id).display()
+                while len(self._stacks) > SHOWN:
+                    self._stacks.popitem(last=False)
+            self._stacks.move_to_end(series_id)
+            return self._stacks[series_id]
+
+    def forget(self) -> None:
+        """Drop everything (a study was deleted)."""
+        with self._lock:
+            self._stacks.clear()
+
+
+@dataclass(frozen=True)
+class House:
+    """Everything that the routes share."""
+
+    settings: Settings
+    archive: Archive
+    resources: Resources
+    memory: Memory
+    keys: KeyRing
+    assistant: Assistant
+    viewer: Viewer
+
+    def warm(self) -> None:
+        """Load what the first question needs, in the background."""
+        from agent.language import language_of
+
+        self.resources.guidelines.warm()
+        language_of("How big is the tumour?")
+
+
+def planner_of(settings: Settings, embedder: MiniLM) -> "tuple[BaseChatModel, PlannerRef]":
+    """The chat model behind the plan, by settings."""
+    if settings.llm_url and settings.llm_model:
+        from agent.planner.remote import remote_planner
+
+        key = settings.llm_key.get_secret_value() if settings.llm_key else None
+        model = remote_planner(settings.llm_url, settings.llm_model, key, settings.llm_timeout_s)
+        return model, PlannerRef(kind="llm", model=settings.llm_model)
+    return BuiltinPlanner.of(embedder), PlannerRef(kind="builtin", model=NAME)
+
+
+def build(settings: Settings) -> House:
+    """The house for these settings; nothing heavy is loaded yet."""
+    data = settings.data
+    archive = Archive(data / "archive", settings.database_url)
+    embedder = MiniLM()
+    resources = Resources(Catalogue(), GuidelineIndex(data / "chroma", embedder), embedder, RecordSearch(embedder))
+    memory = Memory(data / "conversations.db")
+    model, ref = planner_of(settings, embedder)
+    assistant = Assistant(archive, resources, memory, model, ref, data / "checkpoints.db")
+    return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, Viewer(archive))

@@ -1,0 +1,42 @@
+"""Settings of the server, from arguments, `CONSILIUM_*` variables and `consilium.toml`."""
+
+from pathlib import Path
+
+from platformdirs import user_data_path
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Settings(BaseSettings):
+    """Where data lies, what is listened on, and which language model plans."""
+
+    model_config = SettingsConfigDict(env_prefix="CONSILIUM_", toml_file="consilium.toml", extra="forbid")
+
+    data: Path = Field(default_factory=lambda: user_data_path("consilium"), description="Folder of all data.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8420, ge=1, le=65535, description="Port to listen on.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL of the archive; left out: SQLite in the data folder.")
+    llm_url: str | None = Field(None, description="Base URL of an OpenAI-compatible server (vLLM), ending in /v1.")
+    llm_model: str | None = Field(None, description="Name of the model that it serves.")
+    llm_key: SecretStr | None = Field(None, description="Key for that server, where it wants one.")
+    llm_timeout_s: float = Field(120, gt=0, description="Seconds to wait for one reply of the language model.")
+    no_auth: bool = Field(False, description="Let everyone in; only on loopback.")
+    max_upload_mb: int = Field(2048, gt=0, description="Largest upload, in MiB.")
+
+    @model_validator(mode="after")
+    def _closed(self) -> "Settings":
+        if self.no_auth and self.host not in LOOPBACK:
+            raise ValueError("--no-auth is refused on anything but loopback")
+        if self.llm_url and not self.llm_model:
+            raise ValueError("--llm-url needs --llm-model")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
