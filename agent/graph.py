@@ -177,5 +177,3 @@ def build(checkpointer: BaseCheckpointSaver | None) -> Any:
     graph.add_edge("compose", "check")
     graph.add_edge("check", END)
     return graph.compile(checkpointer=checkpointer)
-
-

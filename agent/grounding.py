@@ -10,8 +10,13 @@ _UNITS = {"mm": ("mm", 1.0), "cm": ("mm", 10.0), "µm": ("mm", 0.001), "mm2": ("
           "cm2": ("mm2", 100.0), "cm²": ("mm2", 100.0), "ml": ("ml", 1.0), "cm3": ("ml", 1.0), "cm³": ("ml", 1.0),
           "cc": ("ml", 1.0), "mm3": ("ml", 0.001), "mm³": ("ml", 0.001), "l": ("ml", 1000.0), "毫米": ("mm", 1.0),
           "厘米": ("mm", 10.0), "毫升": ("ml", 1.0)}  # fmt: skip
-_NUMBER = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)\s*(mm²|mm³|cm²|cm³|mm2|mm3|cm2|cm3|mm|cm|µm|mL|ml|cc|毫米|厘米|毫升|l)?(?![\w²³])")
-_SIDES = {"left": r"\bleft\b|\blinks?\b|\blinken?\b|左|\bizquierd|\bgauche\b", "right": r"\bright\b|\brecht\w*|右|\bderech|\bdroite?\b"}
+_NUMBER = re.compile(
+    r"(?<![\w.])(-?\d+(?:\.\d+)?)\s*(mm²|mm³|cm²|cm³|mm2|mm3|cm2|cm3|mm|cm|µm|mL|ml|cc|毫米|厘米|毫升|l)?(?![\w²³])"
+)
+_SIDES = {
+    "left": r"\bleft\b|\blinks?\b|\blinken?\b|左|\bizquierd|\bgauche\b",
+    "right": r"\bright\b|\brecht\w*|右|\bderech|\bdroite?\b",
+}
 _NEGATION = re.compile(r"\b(no|not|without|none|never|kein\w*|nicht|ohne|sin|pas|sans)\b|没有|无|未|不", re.IGNORECASE)
 _CITED = re.compile(r"\[E\d+\]|\b[SR]\d+(\.\d+)?\b|\bE\d+\b")
 
@@ -34,7 +39,12 @@ def problems(text: str, cited: Sequence[Evidence]) -> list[str]:
     if bool(_NEGATION.search(text)) and not _NEGATION.search(source):
         found.append("it denies what the cited evidence doesn't deny")
     quoted = [e for e in cited if e.kind == "report"]
-    if quoted and all(_NEGATION.search(str(e.value)) for e in quoted) and len(cited) == len(quoted) and not _NEGATION.search(text):
+    if (
+        quoted
+        and all(_NEGATION.search(str(e.value)) for e in quoted)
+        and len(cited) == len(quoted)
+        and not _NEGATION.search(text)
+    ):
         found.append("it affirms what the cited report denies")
     return found
 

@@ -115,9 +115,7 @@ class Memory:
 
     def keep(self, question: str, answer: Answer) -> None:
         with Session(self.engine) as session, session.begin():
-            count = session.scalar(
-                select(func.count()).where(MessageRow.conversation_id == answer.conversation_id)
-            )
+            count = session.scalar(select(func.count()).where(MessageRow.conversation_id == answer.conversation_id))
             session.add(MessageRow(id=answer.id, conversation_id=answer.conversation_id, number=(count or 0) + 1,
                                    created=now(), question=question, answer=answer.model_dump(mode="json")))  # fmt: skip
 

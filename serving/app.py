@@ -55,7 +55,9 @@ def create_app(settings: Settings) -> FastAPI:
 
 def _measure(app: FastAPI, settings: Settings) -> None:
     """Headers, the upload limit, and metrics by route template (never by path: paths hold patient ids)."""
-    requests = Counter("consilium_http_requests", "Requests by route and status", ["route", "status"], registry=app.state.registry)
+    requests = Counter(
+        "consilium_http_requests", "Requests by route and status", ["route", "status"], registry=app.state.registry
+    )
     seconds = Histogram("consilium_http_seconds", "Seconds to the response's head", ["route"], registry=app.state.registry)
 
     @app.middleware("http")
@@ -63,7 +65,9 @@ def _measure(app: FastAPI, settings: Settings) -> None:
         started = time.perf_counter()
         length = request.headers.get("content-length", "0")
         if length.isdigit() and int(length) > settings.max_upload_mb * 2**20:
-            response: Response = answered(problem(Problem(413, "TooLarge", f"more than {settings.max_upload_mb} MiB", "send less at once")))
+            response: Response = answered(
+                problem(Problem(413, "TooLarge", f"more than {settings.max_upload_mb} MiB", "send less at once"))
+            )
         elif request.headers.get("content-encoding", "identity") != "identity":
             response = answered(problem(Problem(415, "Encoding", "compressed request bodies aren't taken", "send it as it is")))
         else:

@@ -26,7 +26,9 @@ class ClassifyArguments(BaseModel):
     """Which study or picture to classify."""
 
     model_config = ConfigDict(extra="forbid")
-    study: str | None = Field(None, description="Handle of the study (S1) or of a picture's series; left out: the newest that fits.")
+    study: str | None = Field(
+        None, description="Handle of the study (S1) or of a picture's series; left out: the newest that fits."
+    )
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Classify(CaseTool):
     """Glioma, meningioma or pituitary tumour, on contrast-enhanced T1."""
 
     name: str = "classify"
-    description: str = "Estimate the tumour type (glioma, meningioma, pituitary) on contrast-enhanced T1 brain MRI, with probabilities."
+    description: str = (
+        "Estimate the tumour type (glioma, meningioma, pituitary) on contrast-enhanced T1 brain MRI, with probabilities."
+    )
     args_schema: type[BaseModel] = ClassifyArguments
     asks: ClassVar[list[str]] = [
         "What tumour type is most likely?", "What kind of tumour is it?", "How sure are you about the type?",

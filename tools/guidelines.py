@@ -27,7 +27,9 @@ class SearchGuidelines(CaseTool):
     """Guideline passages by meaning and words."""
 
     name: str = "search_guidelines"
-    description: str = "Search dated guideline passages (Chroma); gives passages with document, version, section and how far checked."
+    description: str = (
+        "Search dated guideline passages (Chroma); gives passages with document, version, section and how far checked."
+    )
     args_schema: type[BaseModel] = SearchArguments
     asks: ClassVar[list[str]] = [
         "What do guidelines recommend after surgery?", "Which treatment is standard?", "What is the recommended follow-up?",
@@ -96,7 +98,9 @@ class ApplyGuideline(CaseTool):
         outcome = chosen.apply(inputs)
         title = chosen.spec["title"]
         spoken = ", ".join(_spoken(n, v, chosen.spec["facts"][n]) for n, v in inputs.items())
-        numbers = ", ".join(f"{_quantity(n)} {v:g} {chosen.spec['values'][n]['unit'].replace('m2', ' m²')}" for n, v in outcome.values.items())
+        numbers = ", ".join(
+            f"{_quantity(n)} {v:g} {chosen.spec['values'][n]['unit'].replace('m2', ' m²')}" for n, v in outcome.values.items()
+        )
         if outcome.refusal:
             statement = f"{title} does not apply: {outcome.refusal}."
         elif outcome.category is None and not outcome.values:

@@ -18,7 +18,9 @@ class Measure(CaseTool):
     """Volume, longest axial diameter, perpendicular and their product."""
 
     name: str = "measure"
-    description: str = "Measure the outlined tumour: volume (mL), longest axial diameter and its perpendicular (mm), product (mm²)."
+    description: str = (
+        "Measure the outlined tumour: volume (mL), longest axial diameter and its perpendicular (mm), product (mm²)."
+    )
     args_schema: type[BaseModel] = SegmentArguments
     asks: ClassVar[list[str]] = [
         "How big is the tumour?", "What is the volume in mL?", "What is the longest diameter in mm?", "Measure the lesion",

@@ -27,7 +27,9 @@ class PatientRecord(CaseTool):
     """Look-up in the structured record."""
 
     name: str = "patient_record"
-    description: str = "Look up values of the patient's record: laboratory, molecular markers, performance status, conditions, medication."
+    description: str = (
+        "Look up values of the patient's record: laboratory, molecular markers, performance status, conditions, medication."
+    )
     args_schema: type[BaseModel] = RecordArguments
     asks: ClassVar[list[str]] = [
         "What are the current labs?", "Is her kidney function good enough for gadolinium?", "What is the creatinine?",

@@ -17,7 +17,9 @@ class ReportArguments(BaseModel):
     query: str = Field(description="The subject to look for, in words.", min_length=1, max_length=2000)
     report: str | None = Field(None, description="Handle of one report (R1); left out: all.")
     last: bool = Field(False, description="True for the newest report alone.")
-    month: str | None = Field(None, description="Only reports of this month, as 2024-05, or -01 for any January.", pattern=r"^(\d{4})?-?\d{2}$")
+    month: str | None = Field(
+        None, description="Only reports of this month, as 2024-05, or -01 for any January.", pattern=r"^(\d{4})?-?\d{2}$"
+    )
 
 
 class RetrieveReports(CaseTool):

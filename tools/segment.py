@@ -61,6 +61,8 @@ class Segment(CaseTool):
         value = {"label": "FLAIR-bright region", "side": spot.side, "place": spot.words, "voxels": int(np.sum(mask.array > 0)),
                  "crosses_midline": spot.crosses_midline}  # fmt: skip
         source = ImageRef(**image_source(done, frame=size.frame, box=[round(v, 1) for v in size.box]))
-        fact = Fact(kind=Kind.FINDING, title="Outlined region", statement=statement, value=value, code=WHOLE_TUMOUR, source=source)
+        fact = Fact(
+            kind=Kind.FINDING, title="Outlined region", statement=statement, value=value, code=WHOLE_TUMOUR, source=source
+        )
         note = "" if not done.cached else " (from the cache)"
         return Reply(text=f"{statement} Mask: {done.url}{note}", facts=[fact])

@@ -54,7 +54,7 @@ class BuiltinPlanner(BaseChatModel):
 
     def _plan(self, messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]]) -> AIMessage:
         case, questions, since = _conversation(messages)
-        asked = self.reader.read(questions[-1], questions[:-1], case, _statements(tools))
+        asked = self.reader.read(questions[-1], questions[:-1], case, with_facts(tools))
         if steps.refusal(asked, case):
             return AIMessage("")
         done = _calls_of(since)
@@ -62,16 +62,18 @@ class BuiltinPlanner(BaseChatModel):
         calls = steps.wanted(asked, case, offered, _premise_found(since))
         after = {t["name"]: t["needs"]["after"] for t in tools}
         now = steps.due(calls, done, after)
-        return AIMessage("", tool_calls=[{"name": c.tool, "args": c.arguments, "id": f"call_{uuid.uuid4().hex[:12]}"} for c in now])
+        return AIMessage(
+            "", tool_calls=[{"name": c.tool, "args": c.arguments, "id": f"call_{uuid.uuid4().hex[:12]}"} for c in now]
+        )
 
     def _compose(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
         case, questions, since = _conversation(messages)
-        asked: Understanding = self.reader.read(questions[-1], questions[:-1], case, _statements([]))
+        asked: Understanding = self.reader.read(questions[-1], questions[:-1], case, with_facts([]))
         evidence = _evidence(messages[-1])
         return written(asked, case, evidence, _results(since))
 
 
-def _statements(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_facts(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     facts = sorted({n for r in RULES.values() for n in r.spec["facts"]})
     return [{**t, "facts": facts} for t in tools] or [{"name": "", "asks": ["nothing"], "facts": facts}]
 
@@ -114,5 +116,9 @@ def _premise_found(since: Sequence[BaseMessage]) -> bool:
 
 
 def _evidence(request: BaseMessage) -> dict[str, dict[str, Any]]:
-    rows = [json.loads(line) for line in str(request.content).splitlines() if line.startswith('{"id": "E') or line.startswith('{"kind"')]
+    rows = [
+        json.loads(line)
+        for line in str(request.content).splitlines()
+        if line.startswith('{"id": "E') or line.startswith('{"kind"')
+    ]
     return {r["id"]: r for r in rows if "id" in r}

@@ -88,4 +88,3 @@ def _in_unit(value: float, unit: str | None, wished: str | None) -> tuple[str, s
         digits = 2 if unit == "mm" else 1
         return f"{value * factor:.{digits}f}", name
     return str(value), {"mm2": "mm²"}.get(str(unit), str(unit))
-

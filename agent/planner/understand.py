@@ -106,7 +106,9 @@ class Reader:
         self.embedder = embedder
         self._examples: dict[tuple[str, ...], np.ndarray] = {}
 
-    def read(self, question: str, history: Sequence[str], case: dict[str, Any] | None, tools: Sequence[dict[str, Any]]) -> Understanding:
+    def read(
+        self, question: str, history: Sequence[str], case: dict[str, Any] | None, tools: Sequence[dict[str, Any]]
+    ) -> Understanding:
         """The understanding of `question` after `history` (earlier questions, oldest first) in `case` (its inventory)."""
         before = language_of(history[-1]) if history else "en"
         language = language_of(question, before)

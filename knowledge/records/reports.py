@@ -26,11 +26,7 @@ class Sentence:
 
 def sentences(text: str) -> list[Sentence]:
     """The report's sentences in order; a section's heading belongs to none."""
-    marks = [
-        m
-        for m in _SECTION.finditer(text)
-        if m.group(0).rstrip().endswith(":") or m.group("name").isupper()
-    ]
+    marks = [m for m in _SECTION.finditer(text) if m.group(0).rstrip().endswith(":") or m.group("name").isupper()]
     bounds = [("", 0, marks[0].start() if marks else len(text))]
     for here, following in zip(marks, [*marks[1:], None], strict=True):
         bounds.append((here.group("name").upper(), here.end(), following.start() if following else len(text)))

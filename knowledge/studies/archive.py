@@ -357,9 +357,7 @@ def _report(row: ReportRow) -> Report:
 
 def _study(session: Session, row: StudyRow) -> Study:
     rows = session.scalars(select(SeriesRow).where(SeriesRow.study_id == row.id).order_by(SeriesRow.number)).all()
-    counts = {
-        r.id: session.scalar(select(func.count()).where(InstanceRow.series_id == r.id)) or 0 for r in rows
-    }
+    counts = {r.id: session.scalar(select(func.count()).where(InstanceRow.series_id == r.id)) or 0 for r in rows}
     # FLAIR is a brain (or spine) technique: a NIfTI study that names no body part but has FLAIR is taken as brain.
     neuro = row.format == "NIfTI" and any(r.sequence == "FLAIR" for r in rows) and not any(r.body_part for r in rows)
     series = [
@@ -380,4 +378,3 @@ def _study(session: Session, row: StudyRow) -> Study:
         body_part="/".join(parts), series=series,
         source=StudySource(format=row.format, files=sum(counts.values())), note=row.note,
     )  # fmt: skip
-

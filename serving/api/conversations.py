@@ -119,7 +119,9 @@ def show_conversation(house: HouseDep, who: Caller, conversation_id: str) -> Sho
                  messages=house.memory.messages(conversation_id))  # fmt: skip
 
 
-@router.delete("/v1/conversations/{conversation_id}", status_code=204, operation_id="delete_conversation", summary="Forget a conversation")
+@router.delete(
+    "/v1/conversations/{conversation_id}", status_code=204, operation_id="delete_conversation", summary="Forget a conversation"
+)
 def delete_conversation(house: HouseDep, who: Caller, conversation_id: str) -> None:
     house.memory.forget(conversation_id)
 

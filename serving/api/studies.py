@@ -60,7 +60,9 @@ def show_study(house: HouseDep, who: Caller, study_id: str) -> Study:
     return house.archive.study(study_id)
 
 
-@router.delete("/v1/studies/{study_id}", status_code=204, operation_id="delete_study", summary="Delete a study and what derives from it")
+@router.delete(
+    "/v1/studies/{study_id}", status_code=204, operation_id="delete_study", summary="Delete a study and what derives from it"
+)
 def delete_study(house: HouseDep, who: Caller, study_id: str) -> None:
     house.archive.delete(study_id)
     house.viewer.forget()

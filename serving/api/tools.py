@@ -73,7 +73,9 @@ def run_tool(house: HouseDep, who: Caller, name: str, request: RunRequest) -> Ra
         return Ran(status=error.status, text=text, evidence=[], missing=[], seconds=round(time.perf_counter() - started, 3))  # type: ignore[arg-type]
     scope = f"t_{uuid.uuid4().hex[:16]}"
     evidence = house.memory.number(scope, reply.facts, case.patient.id if case else None)
-    return Ran(status="ok", text=reply.text, evidence=evidence, missing=reply.missing, seconds=round(time.perf_counter() - started, 3))
+    return Ran(
+        status="ok", text=reply.text, evidence=evidence, missing=reply.missing, seconds=round(time.perf_counter() - started, 3)
+    )
 
 
 class Document(Frozen):

@@ -172,8 +172,14 @@ def main() -> None:
             total += loss.item()
         right = [logits_of(net, data["val"][v]).argmax(1) == data["val"]["truth"] for v in ("whole", "crop")]
         accuracy = torch.cat(right).float().mean().item()
-        log.append({"epoch": epoch, "train_loss": total / (steps / args.epochs), "val_accuracy": accuracy,
-                    "seconds": round(time.time() - started, 1)})
+        log.append(
+            {
+                "epoch": epoch,
+                "train_loss": total / (steps / args.epochs),
+                "val_accuracy": accuracy,
+                "seconds": round(time.time() - started, 1),
+            }
+        )
         print(log[-1], flush=True)
 
     both = torch.cat([logits_of(net, data["val"][k]) for k in VIEWS])

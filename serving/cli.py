@@ -1,0 +1,349 @@
+"""The command line: `python -m serving`, also `consilium`. Heavy packages load inside the commands that need them."""
+
+import asyncio
+import json
+import sys
+import tempfile
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from agent.answer import Answer
+    from serving.house import House
+    from serving.settings import Settings
+
+WRONG_USAGE, REFUSED, SERVICE_DOWN = 2, 3, 4
+
+app = typer.Typer(name="consilium", no_args_is_help=True, pretty_exceptions_show_locals=False, add_completion=False,
+                  help="Consilium: ask about a patient's images, reports and records. Research use only; not a medical device.")  # fmt: skip
+guidelines = typer.Typer(no_args_is_help=True, help="The guideline corpus.")
+tools = typer.Typer(no_args_is_help=True, help="The tools.")
+models = typer.Typer(no_args_is_help=True, help="The imaging models.")
+keys = typer.Typer(no_args_is_help=True, help="Keys to the server.")
+llm = typer.Typer(no_args_is_help=True, help="The language model's server.")
+for name, group in {"guidelines": guidelines, "tools": tools, "models": models, "keys": keys, "llm": llm}.items():
+    app.add_typer(group, name=name)
+
+Data = Annotated[Path | None, typer.Option("--data", help="Data folder; left out: the user's data folder.")]
+LlmUrl = Annotated[str | None, typer.Option("--llm-url", help="OpenAI-compatible server, ending in /v1.")]
+LlmModel = Annotated[str | None, typer.Option("--llm-model", help="Model that it serves.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout and nothing else.")]
+
+
+def _fail(code: int, message: str, hint: str = "") -> None:
+    typer.echo(f"consilium: {message}" + (f"\n  {hint}" if hint else ""), err=True)
+    raise typer.Exit(code)
+
+
+def _settings(**given: Any) -> "Settings":
+    from pydantic import ValidationError
+
+    from serving.settings import Settings
+
+    try:
+        return Settings(**{k: v for k, v in given.items() if v is not None})
+    except ValidationError as error:
+        _fail(WRONG_USAGE, "; ".join(str(e["msg"]) for e in error.errors()))
+        raise AssertionError("unreachable") from error
+
+
+def _house(**given: Any) -> "House":
+    from serving.house import build
+
+    return build(_settings(**given))
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (8420).")] = None,
+    data: Data = None, llm_url: LlmUrl = None, llm_model: LlmModel = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Let everyone in; only on loopback.")] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Load the sample case first.")] = False,
+) -> None:  # fmt: skip
+    """Start the server and print the chat link."""
+    settings = _settings(host=host, port=port, data=data, llm_url=llm_url, llm_model=llm_model, no_auth=no_auth or None)
+    import uvicorn
+
+    from serving.access.keys import KeyRing
+    from serving.app import create_app
+
+    if sample:
+        _load_sample(settings)
+    secret = "" if settings.no_auth else f"#key={KeyRing(settings.data / 'access').local()}"
+    shown = f"[{settings.host}]" if ":" in settings.host else settings.host
+    typer.echo(f"Consilium, research use only; not a medical device.\nChat: http://{shown}:{settings.port}/{secret}")
+    uvicorn.run(create_app(settings), host=settings.host, port=settings.port, log_level="warning", access_log=False)
+
+
+def _load_sample(settings: "Settings") -> None:
+    from knowledge import sample
+    from knowledge.studies.archive import Archive
+
+    done = sample.load(Archive(settings.data / "archive", settings.database_url))
+    typer.echo(
+        f"Sample case loaded: patient {sample.PATIENT_ID}, {len(done.studies)} study, {len(done.records)} records (made up)."
+    )
+
+
+@app.command("import")
+def import_(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders.")], data: Data = None,
+    patient_id: Annotated[str | None, typer.Option(help="Patient, for files that name none.")] = None,
+    study_date: Annotated[str | None, typer.Option(help="Date (2024-05-31), for files that name none.")] = None,
+    modality: Annotated[str | None, typer.Option(help="DICOM modality, for files that name none.")] = None,
+    body_part: Annotated[str | None, typer.Option(help="Body part, for files that name none.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Take images, reports and records into the archive."""
+    from knowledge.studies.archive import Archive
+    from knowledge.studies.intake import Hints
+
+    settings = _settings(data=data)
+    archive = Archive(settings.data / "archive", settings.database_url)
+    done = _imported(archive, paths, Hints(patient_id, study_date, modality, body_part))
+    if as_json:
+        typer.echo(done.model_dump_json())
+    else:
+        for study in done.studies:
+            typer.echo(f"study {study.id}  patient {study.patient_id}  {study.date or 'undated'}  {'/'.join(study.modalities)} "
+                       f"{study.body_part}  {len(study.series)} series")  # fmt: skip
+            for series in study.series:
+                for warning in series.warnings:
+                    typer.echo(f"  geometry: warning  {series.handle}: {warning}")
+        for record in done.records:
+            typer.echo(f"{record.kind} {record.id}  {record.title}  {record.items} item(s)")
+        for rejected in done.rejected:
+            typer.echo(f"refused {rejected.file}: {rejected.reason}", err=True)
+    if not done.studies and not done.records:
+        _fail(REFUSED, "nothing could be taken in")
+
+
+def _imported(archive: Any, paths: list[Path], hints: Any) -> Any:
+    from knowledge.errors import NotFound
+    from knowledge.studies.unpack import from_paths
+
+    try:
+        return archive.add(from_paths(paths), hints)
+    except NotFound as error:
+        _fail(WRONG_USAGE, str(error), error.hint)
+
+
+@app.command()
+def ask(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Images, reports, records of one patient; or none with --patient.")] = None,
+    question: Annotated[str, typer.Option("-q", "--question", help="The question.")] = "",
+    as_json: Json = False,
+    records: Annotated[Path | None, typer.Option(help="A FHIR bundle.")] = None,
+    patient: Annotated[str | None, typer.Option("--patient", help="A patient of the archive in --data.")] = None,
+    before: Annotated[list[str] | None, typer.Option("--before", help="An earlier question of the same conversation; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the answer as an HTML page with its pictures into this folder.")] = None,
+    data: Data = None, llm_url: LlmUrl = None, llm_model: LlmModel = None,
+) -> None:  # fmt: skip
+    """Ask one question about files, or about a patient of the archive. Progress goes to stderr."""
+    if not question.strip():
+        _fail(WRONG_USAGE, "a question is needed", 'add -q "…"')
+    if not paths and not records and not patient:
+        _fail(WRONG_USAGE, "name files, --records or --patient", "consilium ask PATH… -q …")
+    with tempfile.TemporaryDirectory(prefix="consilium-") as temporary:
+        house = _house(data=data or Path(temporary), llm_url=llm_url, llm_model=llm_model)
+        wanted = [*(paths or []), *([records] if records else [])]
+        case = {"patient_id": patient} if patient else _case_of(house, wanted)
+        answer = asyncio.run(_asked(house, case, [*(before or []), question]))
+        if out is not None:
+            from serving.print_out import write_page
+
+            typer.echo(f"written: {write_page(house, question, answer, out)}", err=True)
+    typer.echo(answer.model_dump_json() if as_json else answer.text)
+    if not as_json:
+        typer.echo("\nEvidence:")
+        for evidence in answer.evidence:
+            typer.echo(f"  [{evidence.id}] {evidence.kind}: {evidence.statement}")
+        typer.echo("\nResearch use only; not a medical device.")
+
+
+def _case_of(house: "House", paths: list[Path]) -> dict[str, Any]:
+    done = _imported(house.archive, paths, None)
+    for rejected in done.rejected:
+        typer.echo(f"refused {rejected.file}: {rejected.reason}", err=True)
+    owners = done.patient_ids
+    if not owners:
+        _fail(REFUSED, "nothing could be taken in")
+    if len(owners) > 1:
+        _fail(REFUSED, f"the files are of {len(owners)} patients; a case is about one", "ask about each patient by itself")
+    return {"patient_id": owners.pop()}
+
+
+async def _asked(house: "House", case: dict[str, Any], questions: list[str]) -> "Answer":
+    from agent.answer import Answer
+    from agent.errors import AgentError, PlannerDown
+    from knowledge.errors import KnowledgeError
+
+    answer: Answer | None = None
+    try:
+        async with house.assistant as assistant:
+            conversation = assistant.open(**case)
+            for question in questions:
+                async with aclosing(assistant.stream(conversation.id, question)) as events:
+                    async for event in events:
+                        if event.name == "tool.started":
+                            typer.echo(f"… {event.data['tool']}", err=True)
+                        elif event.name == "tool.finished":
+                            typer.echo(f"  {event.data['tool']}: {event.data['status']} ({event.data['seconds']} s)", err=True)
+                        elif event.name == "answer":
+                            answer = Answer.model_validate(event.data)
+    except PlannerDown as error:
+        _fail(SERVICE_DOWN, str(error), error.hint)
+    except (AgentError, KnowledgeError) as error:
+        _fail(WRONG_USAGE, str(error), error.hint)
+    assert answer is not None
+    return answer
+
+
+@app.command()
+def plan(
+    case: Annotated[Path, typer.Option("--case", help="A described case: {case, history}.")],
+    question: Annotated[str, typer.Option("-q", "--question", help="The question.")],
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """What the built-in planner would do for a described case, without running a tool."""
+    from agent.planner.rehearsal import rehearse
+
+    try:
+        described = json.loads(case.read_text(encoding="utf-8"))
+        result = rehearse(described.get("case") or {}, described.get("history") or [], question)
+    except (OSError, ValueError, AttributeError) as error:
+        _fail(WRONG_USAGE, f"the case file can't be read ({type(error).__name__})", "see shared/questions for its form")
+    typer.echo(json.dumps(result) if as_json else f"tools: {', '.join(result['tools']) or 'none'}; abstain: {result['abstain']}")
+
+
+@guidelines.command("list")
+def guidelines_list(as_json: Json = False) -> None:
+    """Documents of the corpus."""
+    from serving.api.tools import documents
+
+    rows = documents()
+    if as_json:
+        typer.echo(json.dumps([d.model_dump() for d in rows]))
+        return
+    for row in rows:
+        typer.echo(f"{row.document} | {row.organisation} | {row.version} | {row.passages} passages | {row.checked}")
+
+
+@guidelines.command("search")
+def guidelines_search(query: str, limit: int = 5, data: Data = None) -> None:
+    """Search the corpus."""
+    for hit in _house(data=data).resources.guidelines.search(query, limit):
+        typer.echo(f"{hit.score:.4f} {hit.passage.document} § {hit.passage.section} ({hit.why})\n    {hit.passage.text}")
+
+
+@tools.command("list")
+def tools_list(as_json: Json = False) -> None:
+    """Every tool."""
+    from tools.registry import tool_types
+
+    rows = [t.described() for t in tool_types().values()]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        typer.echo(f"{row['name']:<24} {row['description']}")
+
+
+@tools.command("show")
+def tools_show(name: str) -> None:
+    """One tool's schema and card."""
+    from tools.registry import tool_types
+
+    if name not in tool_types():
+        _fail(WRONG_USAGE, f"there is no tool {name!r}", f"the tools are {', '.join(tool_types())}")
+    typer.echo(json.dumps(tool_types()[name].described(), indent=2))
+
+
+@models.command("list")
+def models_list() -> None:
+    """Every imaging model."""
+    from tools.models.catalogue import Catalogue
+
+    for bundle in Catalogue().bundles.values():
+        card = bundle.card
+        typer.echo(
+            f"{bundle.name} {bundle.version}: {card.kind}, {card.task}, {card.modality} {card.body_part}\n    {card.accuracy}"
+        )
+
+
+@models.command("show")
+def models_show(name: str) -> None:
+    """One model's metadata and card."""
+    from tools.models.catalogue import Catalogue
+
+    bundles = Catalogue().bundles
+    if name not in bundles:
+        _fail(WRONG_USAGE, f"there is no model {name!r}", f"the models are {', '.join(bundles)}")
+    typer.echo(json.dumps(bundles[name].metadata, indent=2))
+
+
+def _ring(data: Path | None) -> Any:
+    from serving.access.keys import KeyRing
+
+    return KeyRing(_settings(data=data).data / "access")
+
+
+@keys.command("create")
+def keys_create(name: str, data: Data = None) -> None:
+    """Make a key; it is shown this once."""
+    try:
+        typer.echo(_ring(data).create(name))
+    except ValueError as error:
+        _fail(WRONG_USAGE, str(error))
+
+
+@keys.command("list")
+def keys_list(data: Data = None) -> None:
+    """The keys' names."""
+    for key in _ring(data).keys():
+        typer.echo(f"{key.name}  {key.created}")
+
+
+@keys.command("revoke")
+def keys_revoke(name: str, data: Data = None) -> None:
+    """Take a key out."""
+    if not _ring(data).revoke(name):
+        _fail(WRONG_USAGE, f"there is no key named {name!r}")
+
+
+@llm.command("probe")
+def llm_probe(url: Annotated[str, typer.Option("--llm-url")], model: LlmModel = None) -> None:
+    """Ask the language model's server what it serves."""
+    import httpx
+
+    try:
+        served = [m["id"] for m in httpx.get(f"{url.rstrip('/')}/models", timeout=10).raise_for_status().json()["data"]]
+    except (httpx.HTTPError, KeyError, ValueError) as error:
+        _fail(SERVICE_DOWN, f"no OpenAI-compatible server answers at {url} ({type(error).__name__})")
+    typer.echo(f"serves: {', '.join(served)}")
+    if model and model not in served:
+        _fail(SERVICE_DOWN, f"{model!r} isn't served there")
+
+
+@app.command()
+def doctor(data: Data = None) -> None:
+    """Check that this checkout, its packages and its models are whole."""
+    from serving.doctor import checks
+
+    bad = 0
+    for label, trouble in checks(_settings(data=data)):
+        typer.echo(f"{'ok  ' if not trouble else 'BAD '} {label}{': ' + trouble if trouble else ''}")
+        bad += bool(trouble)
+    raise typer.Exit(1 if bad else 0)
+
+
+@app.command()
+def openapi() -> None:
+    """The API's schema."""
+    from serving.app import create_app
+
+    sys.stdout.write(json.dumps(create_app(_settings()).openapi(), indent=1) + "\n")
