@@ -166,7 +166,7 @@ async def check(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
             "left_out": [LeftOut(text=t, reason=r).model_dump() for t, r in bad.items()]}  # fmt: skip
 
 
-def build(checkpointer: BaseCheckpointSaver | None) -> Any:
+def build(checkpointer: BaseCheckpointSaver[Any] | None) -> Any:
     """The compiled graph."""
     graph = StateGraph(State, context_schema=Turn)
     for node in (plan, act, compose, check):

@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, create_engine, delete, func, select
+from sqlalchemy import JSON, delete, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from agent.answer import Answer
 from agent.errors import Unknown
+from knowledge.database import engine_of
 from knowledge.evidence import Evidence, Fact, Frozen
 
 
@@ -84,8 +85,7 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.engine = create_engine(f"sqlite:///{path}")
-        Base.metadata.create_all(self.engine)
+        self.engine = engine_of(f"sqlite:///{path}", Base)
 
     def open(self, patient_id: str | None, study_ids: Sequence[str] | None) -> Conversation:
         made = Conversation(id=f"c_{uuid.uuid4().hex[:16]}", created=now(), patient_id=patient_id,

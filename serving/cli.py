@@ -304,7 +304,8 @@ def keys_create(name: str, data: Data = None) -> None:
 @keys.command("list")
 def keys_list(data: Data = None) -> None:
     """The keys' names."""
-    for key in _ring(data).keys():
+    ring = _ring(data)
+    for key in ring.keys():  # noqa: SIM118 (a method of the key ring, not of a dict)
         typer.echo(f"{key.name}  {key.created}")
 
 

@@ -79,7 +79,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return answered(_body(error.status_code, "HTTP", str(error.detail), ""))
 
-    for kind in (Problem, *STATUS, Exception):
+    kinds: list[type[Exception]] = [Problem, *STATUS, Exception]
+    for kind in kinds:
         app.add_exception_handler(kind, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)

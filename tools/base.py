@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -143,6 +143,11 @@ class CaseTool(BaseTool):
             raise TryAgain(f"the arguments of {self.name} don't fit ({problems})", "mend the arguments") from error
         except KnowledgeError as error:
             raise TryAgain(str(error), error.hint) from error
+
+    @classmethod
+    def bound(cls, bench: Bench) -> Self:
+        """This tool at `bench`."""
+        return cls.model_validate({"bench": bench})
 
     @classmethod
     def described(cls) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """`measure`: volume and diameters of the outlined tumour, from the true geometry of its series."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -69,6 +69,6 @@ def _rounded(line: list[list[float]]) -> list[list[float]]:
     return [[round(x, 1), round(y, 1)] for x, y in line]
 
 
-def _fact(title: str, statement: str, value: float, unit: str, code: Coding, source: dict) -> Fact:
+def _fact(title: str, statement: str, value: float, unit: str, code: Coding, source: dict[str, Any]) -> Fact:
     return Fact(kind=Kind.MEASUREMENT, title=title, statement=statement, value=value, unit=unit, code=code,
                 source=ImageRef(**source))  # fmt: skip

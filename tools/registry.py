@@ -30,4 +30,4 @@ def tool_types() -> dict[str, type[CaseTool]]:
 
 def tools_for(bench: Bench) -> list[CaseTool]:
     """Every tool bound to the case of `bench`; without a case only those that need none."""
-    return [t(bench=bench) for t in tool_types().values() if bench.case is not None or not t.needs.case]
+    return [t.bound(bench) for t in tool_types().values() if bench.case is not None or not t.needs.case]

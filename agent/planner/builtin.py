@@ -42,7 +42,7 @@ class BuiltinPlanner(BaseChatModel):
 
     def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
         """Keep each tool's whole statement of itself, not only its schema."""
-        return self.bind(tools=[t.described() for t in tools], **kwargs)  # type: ignore[return-value]
+        return self.bind(tools=[t.described() for t in tools], **kwargs)
 
     def _generate(self, messages: list[BaseMessage], stop: list[str] | None = None,
                   run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> ChatResult:  # fmt: skip
@@ -74,6 +74,7 @@ class BuiltinPlanner(BaseChatModel):
 
 
 def with_facts(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The tools' statements, each with the names of all facts that rules can use."""
     facts = sorted({n for r in RULES.values() for n in r.spec["facts"]})
     return [{**t, "facts": facts} for t in tools] or [{"name": "", "asks": ["nothing"], "facts": facts}]
 

@@ -73,7 +73,7 @@ def _resources(root: Any) -> list[Any]:
     return [e.get("resource") for e in entries if isinstance(e, dict)]
 
 
-def _subject(resource: dict) -> str | None:
+def _subject(resource: dict[str, Any]) -> str | None:
     for name in ("subject", "patient"):
         reference = resource.get(name)
         if isinstance(reference, dict) and isinstance(reference.get("reference"), str):
@@ -81,7 +81,7 @@ def _subject(resource: dict) -> str | None:
     return None
 
 
-def _patient(resource: dict) -> tuple[Patient, list[str]]:
+def _patient(resource: dict[str, Any]) -> tuple[Patient, list[str]]:
     identifiers = [str(i["value"]) for i in _dicts(resource.get("identifier")) if i.get("value")]
     own = str(resource.get("id") or (identifiers[0] if identifiers else ""))
     sex = {"male": "M", "female": "F", "other": "O"}.get(str(resource.get("gender")))
@@ -89,7 +89,7 @@ def _patient(resource: dict) -> tuple[Patient, list[str]]:
     return patient, list(dict.fromkeys([*identifiers, own]))
 
 
-def _dicts(value: Any) -> list[dict]:
+def _dicts(value: Any) -> list[dict[str, Any]]:
     return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
 
 
@@ -120,7 +120,7 @@ _CODE_FIELD = {"MedicationRequest": "medicationCodeableConcept", "MedicationStat
                "MedicationAdministration": "medicationCodeableConcept"}  # fmt: skip
 
 
-def _items(resource: dict, number: int) -> Iterator[RecordItem]:
+def _items(resource: dict[str, Any], number: int) -> Iterator[RecordItem]:
     kind = resource["resourceType"]
     if kind != "Observation" and kind not in _CATEGORIES:
         return
@@ -149,13 +149,15 @@ def _items(resource: dict, number: int) -> Iterator[RecordItem]:
             yield _item(common, path, f"{name}: {part}" if name else part, part_codes, value, unit, category)
 
 
-def _item(common: dict, path: str, name: str, codes: list, value: Any, unit: str | None, category: str) -> RecordItem:
+def _item(
+    common: dict[str, Any], path: str, name: str, codes: list[Coding], value: Any, unit: str | None, category: str
+) -> RecordItem:
     key = hashlib.sha256(json.dumps([common["resource"], path, name, str(value), common["date"]]).encode()).hexdigest()
     return RecordItem(id=f"ri_{key[:12]}", path=path, name=name, codes=codes, value=value, unit=unit,
                       category=category, **common)  # fmt: skip
 
 
-def _value(resource: dict) -> tuple[Any, str | None, str]:
+def _value(resource: dict[str, Any]) -> tuple[Any, str | None, str]:
     quantity = resource.get("valueQuantity")
     if isinstance(quantity, dict) and isinstance(quantity.get("value"), int | float):
         return quantity["value"], str(quantity.get("unit") or quantity.get("code") or "") or None, "valueQuantity"
@@ -168,7 +170,7 @@ def _value(resource: dict) -> tuple[Any, str | None, str]:
     return None, None, ""
 
 
-def _texts(resource: dict) -> Iterator[tuple[str, str | None, str]]:
+def _texts(resource: dict[str, Any]) -> Iterator[tuple[str, str | None, str]]:
     if resource["resourceType"] not in ("DocumentReference", "DiagnosticReport"):
         return
     title, _ = _concept(resource.get("type") or resource.get("code"))

@@ -12,18 +12,24 @@ from knowledge.records.model import RecordItem, Report
 from knowledge.records.reports import Sentence, sentences
 
 SIMILAR = 0.62
-"""Cosine above which a sentence counts without sharing the asked words (tuned on the sample reports)."""
+"""Cosine above which half of the asked words are enough (tuned on the sample report)."""
 RELATED = 0.30
 """Cosine below which shared words are taken for chance."""
+PARTLY = 0.5
+"""Share of the asked words that a similar sentence has to contain: meaning alone brings in its neighbours."""
 SHARED = 0.6
 """Share of the asked words that a sentence has to contain."""
 
-_STOP = set(
-    """a about above all an and any are as at be been but by can could did do does for from had has have her his how i in into
-    is it its last latest me most my new of on or our please previous prior recent report reports said say says scan she
-    should show study tell than that the their them then there they this to was we were what when where which who why will
-    with would you your he him find found findings describe described mention mentioned anything something mri ct image
-    imaging radiology patient january february march april may june july august september october november december""".split()
+_STOP = frozenset(
+    re.findall(
+        r"\w+",
+        "a about above all an and any anything april are as at august be been but by can could ct december describe "
+        "described did do does february find findings for found from had has have he her him his how i image imaging in "
+        "into is it its january july june last latest march may me mention mentioned most mri my new november october of on "
+        "or our patient please previous prior radiology recent report reports said say says scan september she should show "
+        "something study tell than that the their them then there they this to was we were what when where which who why "
+        "will with would you your ",
+    )
 )
 
 
@@ -44,9 +50,9 @@ def stem(word: str) -> str:
 
 
 def content_words(text: str) -> list[str]:
-    """The words of a question that carry its subject, stemmed."""
+    """The words of a question that carry its subject, stemmed; sides are compared by themselves."""
     words = re.findall(r"[^\W\d_]{2,}|\d+p|\d+q", text.lower())
-    return list(dict.fromkeys(stem(w) for w in words if w not in _STOP))
+    return list(dict.fromkeys(stem(w) for w in words if w not in _STOP and w not in ("left", "right")))
 
 
 @lru_cache(maxsize=512)
@@ -81,7 +87,7 @@ class RecordSearch:
                     continue
                 own = {stem(w) for w in re.findall(r"[^\W\d_]{2,}|\d+p|\d+q", sentence.text.lower())}
                 shared = sum(w in own for w in words) / len(words)
-                if (shared >= SHARED and cosine >= RELATED) or (cosine >= SIMILAR and shared > 0):
+                if (shared >= SHARED and cosine >= RELATED) or (cosine >= SIMILAR and shared >= PARTLY):
                     hits.append(SentenceHit(report, sentence, float(cosine) + shared))
         return sorted(hits, key=lambda h: -h.score)[:limit]
 

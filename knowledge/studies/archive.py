@@ -10,6 +10,7 @@ from pydantic import Field
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from knowledge.database import engine_of
 from knowledge.errors import NotFound, Refused
 from knowledge.evidence import Frozen
 from knowledge.records.fhir import FhirRecord
@@ -60,7 +61,7 @@ class Archive:
     def __init__(self, root: Path, url: str | None = None) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
-        self.engine = store.engine_of(url or f"sqlite:///{root / 'archive.db'}")
+        self.engine = engine_of(url or f"sqlite:///{root / 'archive.db'}", store.Base)
         self.objects = Objects(root / "objects")
         self._writing = threading.Lock()
 
@@ -187,9 +188,9 @@ class _Keeper:
         self.session, self.objects, self.hints = session, objects, hints
         self.studies: dict[str, None] = {}
         self.records: dict[str, Record] = {}
-        self.patient_id = hints.patient_id or self._only_patient(parsed) or self._known(parsed)
-        digest = short("", *sorted(hashlib.sha256(p.data).hexdigest() for p in parsed if p.grid))
-        self.patient_id = self.patient_id or f"P{digest}"
+        named = hints.patient_id or self._only_patient(parsed) or self._known(parsed)
+        digest = short("", *sorted(hashlib.sha256(p.data).hexdigest() for p in parsed))
+        self.patient_id = named or f"P{digest}"  # nobody named a patient: this upload is one of its own
         self.batch = hints.study_date or digest
 
     def _only_patient(self, parsed: list[intake.Parsed]) -> str | None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import logging
 import math
+import struct
 import warnings
 import zlib
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import apply_rescale
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -28,6 +29,9 @@ warnings.filterwarnings("ignore", module="pydicom")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 MAX_INFLATED = 2**29
+BROKEN = (ValueError, LookupError, TypeError, AttributeError, OSError, OverflowError, NotImplementedError, AssertionError,
+          MemoryError, struct.error, zlib.error, BytesLengthException)  # fmt: skip
+"""What pydicom raises on damaged data; each is a reason to refuse the file."""
 POSITION_TOLERANCE_MM = 0.01
 """Slices nearer than this along the normal lie at the same position."""
 SPACING_TOLERANCE = 0.05
@@ -72,7 +76,7 @@ def read_instance(data: bytes) -> Instance:
         raise Refused("it isn't a whole DICOM file", "send the original file again") from error
     except RecursionError as error:
         raise Refused("its sequences are nested too deep", "send the original from the PACS") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, NotImplementedError, zlib.error) as error:
+    except BROKEN as error:
         raise Refused(f"the DICOM data can't be parsed ({type(error).__name__})", "send the original again") from error
 
 
@@ -202,6 +206,10 @@ def _first(groups: Sequence[Dataset], sequence: str, keyword: str) -> Any:
     return None
 
 
+Slice = tuple[float, int, int, list[float] | None]
+"""Position along the normal (mm), instance index, frame, position (LPS mm)."""
+
+
 @dataclass(frozen=True)
 class Stack:
     """How the instances of a series make a volume: `order` lists (instance index, frame) from first to last slice."""
@@ -212,18 +220,23 @@ class Stack:
     warnings: list[str]
 
 
+def _turn(place: dict[str, Any]) -> tuple[float, ...] | None:
+    """The orientation to three decimals: headers of one series may differ in the last digits."""
+    return tuple(round(v, 3) for v in place["orientation"]) if place["orientation"] else None
+
+
 def stack(places: Sequence[dict[str, Any]]) -> Stack:
     """Sort slices by their position along the normal; say what is irregular. Affine as in Volume (RAS mm)."""
     doubts: list[str] = []
     sizes = Counter((p["columns"], p["rows"]) for p in places)
     (columns, rows), _ = sizes.most_common(1)[0]
-    turns = Counter(tuple(round(v, 3) for v in p["orientation"]) for p in places if p["orientation"])
-    turn = turns.most_common(1)[0][0] if turns else None
-    kept: list[tuple[float, int, int, list[float] | None]] = []
+    turns = Counter(_turn(p) for p in places if p["orientation"])
+    common = turns.most_common(1)[0][0] if turns else None
+    turn = next((p["orientation"] for p in places if common and _turn(p) == common), None)
+    kept: list[Slice] = []
     odd = 0
     for index, place in enumerate(places):
-        rounded = tuple(round(v, 3) for v in place["orientation"]) if place["orientation"] else None
-        if (place["columns"], place["rows"]) != (columns, rows) or rounded != turn:
+        if (place["columns"], place["rows"]) != (columns, rows) or _turn(place) != common:
             odd += 1
             continue
         for frame in range(place["frames"]):
@@ -245,7 +258,7 @@ def stack(places: Sequence[dict[str, Any]]) -> Stack:
     return Stack([(k[1], k[2]) for k in unique], (columns, rows, len(unique)), affine, doubts)
 
 
-def _affine(slices: list, turn: tuple[float, ...], first: dict[str, Any], doubts: list[str]) -> np.ndarray:
+def _affine(slices: list[Slice], turn: Sequence[float], first: dict[str, Any], doubts: list[str]) -> np.ndarray:
     row, column = np.array(turn[:3]), np.array(turn[3:])
     normal = np.cross(row, column)
     gaps = np.diff([k[0] for k in slices])
@@ -292,4 +305,4 @@ def _pixels(data: bytes) -> np.ndarray:
     if int(dataset.get("SamplesPerPixel") or 1) == 3:
         pixels = pixels @ np.array([0.299, 0.587, 0.114])
     pixels = apply_rescale(pixels, dataset).astype(np.float32)
-    return pixels[None] if pixels.ndim == 2 else pixels
+    return np.asarray(pixels[None] if pixels.ndim == 2 else pixels)

@@ -115,8 +115,9 @@ def _nifti(name: str, data: bytes, hints: Hints) -> Grid:
     else:
         modality = "OT"
         warnings.append("the modality isn't known: name it when importing")
-    off_axis = np.abs(np.linalg.inv(np.diag(shown.spacing_mm)) @ shown.affine[:3, :3].T)
-    if float(np.max(np.abs(off_axis @ off_axis.T - np.eye(3)))) > 0.01:
+    assert shown.affine is not None
+    axes = shown.affine[:3, :3] / shown.spacing_mm
+    if float(np.abs(axes.T @ axes - np.eye(3)).max()) > 0.01:
         warnings.append("the grid is sheared: lengths need care")
     return Grid(
         format="NIfTI",
@@ -162,7 +163,7 @@ def _report(name: str, data: bytes, hints: Hints) -> Text:
     printable = sum(c.isprintable() or c in "\r\n\t" for c in text)
     if "\x00" in text or printable < 0.95 * len(text) or not text.strip():
         raise Refused("it is neither an image nor readable text", "send the original file")
-    if not name.lower().endswith((".txt", ".text", ".md")):
+    if not name.lower().endswith((".txt", ".text")):
         raise Refused("the format isn't recognised", "name text reports .txt")
     if len(text) > MAX_REPORT_CHARACTERS:
         raise Refused(f"a report of {len(text)} characters is too long", "send reports one by one")

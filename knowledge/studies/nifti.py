@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from knowledge.errors import Refused
 from knowledge.studies.volume import Volume
@@ -36,7 +37,7 @@ def open_nifti(data: bytes, name: str) -> nib.Nifti1Image | nib.Nifti2Image:
         if len(raw) < expected:
             raise Refused(f"the NIfTI file holds {len(raw)} of at least {expected} bytes", "send the whole file")
         image = kind.from_bytes(raw)
-    except (ImageFileError, HeaderDataError, ValueError, KeyError, TypeError, EOFError, OverflowError) as error:
+    except (ImageFileError, HeaderDataError, WrapStructError, ValueError, KeyError, TypeError, EOFError, OverflowError) as error:
         raise Refused(f"the NIfTI header can't be read ({type(error).__name__})", "export the file again") from error
     if len([n for n in image.shape if n > 1]) > 3 or len(image.shape) < 2:
         raise Refused(f"a NIfTI of shape {image.shape} isn't one volume", "send one file for each volume")
@@ -64,7 +65,7 @@ def volume_of(data: bytes, name: str) -> Volume:
     """The voxels of `data` as stored, rescaled by the header's slope, as float32 [i, j, k]."""
     image = open_nifti(data, name)
     array = np.asarray(image.dataobj, dtype=np.float32)
-    array = array.reshape(array.shape[:2] + (-1,))
+    array = array.reshape((*array.shape[:2], -1))
     return Volume(array, np.asarray(image.affine, float), "axial")
 
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Engine, ForeignKey, create_engine, event
+from sqlalchemy import JSON, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from knowledge.errors import NotFound
@@ -91,20 +91,6 @@ class ItemRow(Base):
     patient_id: Mapped[str] = mapped_column(ForeignKey("patients.id"), index=True)
     bundle_id: Mapped[str] = mapped_column(ForeignKey("bundles.id"), index=True)
     data: Mapped[dict[str, Any]]
-
-
-def engine_of(url: str) -> Engine:
-    """An engine with the tables made; SQLite in WAL mode with foreign keys on."""
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine, "connect")
-        def _pragmas(connection: Any, _: Any) -> None:
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
-                connection.execute(f"PRAGMA {pragma}")
-
-    Base.metadata.create_all(engine)
-    return engine
 
 
 class Objects:

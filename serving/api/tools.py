@@ -13,7 +13,7 @@ from knowledge.evidence import Evidence, Frozen
 from knowledge.guidelines import corpus
 from knowledge.guidelines.corpus import Passage
 from serving.api.deps import Caller, HouseDep
-from tools.base import Bench, Missing
+from tools.base import Bench, CaseTool, Missing
 from tools.errors import ToolError, TryAgain
 from tools.registry import tool_types
 
@@ -49,7 +49,7 @@ def show_tool(house: HouseDep, who: Caller, name: str) -> dict[str, Any]:
     return _type(name).described()
 
 
-def _type(name: str) -> Any:
+def _type(name: str) -> type[CaseTool]:
     if name not in tool_types():
         raise NotFound(f"there is no tool {name!r}", f"the tools are {sorted(tool_types())}")
     return tool_types()[name]
@@ -62,7 +62,7 @@ def run_tool(house: HouseDep, who: Caller, name: str, request: RunRequest) -> Ra
     case: Case | None = None
     if request.study_ids or request.patient_id:
         case = open_case(house.archive, request.patient_id, request.study_ids)
-    tool = chosen(bench=Bench(house.resources, case))
+    tool = chosen.bound(Bench(house.resources, case))
     started = time.perf_counter()
     try:
         reply = tool.reply(request.arguments)
@@ -70,7 +70,7 @@ def run_tool(house: HouseDep, who: Caller, name: str, request: RunRequest) -> Ra
         raise
     except ToolError as error:
         text = f"{error}. {error.hint}".strip()
-        return Ran(status=error.status, text=text, evidence=[], missing=[], seconds=round(time.perf_counter() - started, 3))  # type: ignore[arg-type]
+        return Ran(status=error.status, text=text, evidence=[], missing=[], seconds=round(time.perf_counter() - started, 3))
     scope = f"t_{uuid.uuid4().hex[:16]}"
     evidence = house.memory.number(scope, reply.facts, case.patient.id if case else None)
     return Ran(

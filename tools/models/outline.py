@@ -96,7 +96,7 @@ def _run(bundle: Bundle, volume: Volume) -> np.ndarray:
     from monai.data import MetaTensor
 
     image = MetaTensor(torch.from_numpy(np.ascontiguousarray(volume.array))[None], affine=torch.from_numpy(volume.affine))
-    return bundle.segment(image)[0].numpy().astype(np.uint8)
+    return np.asarray(bundle.segment(image)[0].numpy(), np.uint8)
 
 
 def image_source(done: Outline, **more: Any) -> dict[str, Any]:

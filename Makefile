@@ -1,0 +1,48 @@
+# Consilium. `make run` and `make test` are all that a fresh machine needs (Python 3.11 or newer).
+PYTHON ?= python3
+PORT ?= 8420
+DATA ?= $(CURDIR)/data
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: run test setup check bench eval questions lock clean
+
+run: setup
+	$(PY) -m serving serve --sample --port $(PORT) --data $(DATA)
+
+test: setup check
+	$(PY) -m pytest
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements.lock
+	$(PY) -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	$(PY) -m knowledge.guidelines.minilm
+	touch $(READY)
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(PY) -c "from serving.doctor import strangers; assert not strangers(), strangers()"
+
+bench: setup
+	$(PY) -m tests.bench --out bench.json
+
+eval: setup
+	$(PY) -m tests.eval --out eval.json
+
+questions: setup
+	$(PY) -m tests.questions
+
+lock: setup
+	$(VENV)/bin/pip install -q pip-tools
+	$(VENV)/bin/pip-compile --extra dev --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe -q -o requirements.lock pyproject.toml
+	sed -i "s/^torch==\([0-9.]*\)+cpu/torch==\1/" requirements.lock  # a CPU and a CUDA build both satisfy 2.13.0
+
+clean:
+	rm -rf $(VENV) .cache

@@ -1,0 +1,146 @@
+"""For our tests and for tool authors: a scripted chat model and server, and phantoms with known answers."""
+
+import io
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pydicom
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+
+class ScriptedModel(BaseChatModel):
+    """A chat model that says its lines in order; it fails on a call beyond them, and `finish` fails on unused ones."""
+
+    lines: list[AIMessage]
+    seen: list[list[BaseMessage]] = []
+    bound: list[dict[str, Any]] = []
+
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Any:
+        """Tools are known by name alone."""
+        return self.bind(tools=[t.name for t in tools], **kwargs)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        assert self.lines, "the script has no line for this call"
+        self.seen.append(messages)
+        self.bound.append(kwargs)
+        return ChatResult(generations=[ChatGeneration(message=self.lines.pop(0))])
+
+    def finish(self) -> None:
+        """Fail where lines are left."""
+        assert not self.lines, f"{len(self.lines)} lines of the script were not used"
+
+
+@contextmanager
+def scripted_server(replies: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """An OpenAI-compatible server on loopback that gives `replies` (message objects) in order.
+
+    Yields its base URL and the list of request bodies, which fills as requests come.
+    """
+    requests: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            requests.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            if not replies:
+                self.send_error(500, "the script has no line for this call")
+                return
+            message = {"role": "assistant", "content": None, **replies.pop(0)}
+            finish = "tool_calls" if message.get("tool_calls") else "stop"
+            body = {
+                "id": "x",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "scripted",
+                "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+            }
+            data = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", requests
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def tool_call(name: str, arguments: dict[str, Any], number: int = 1) -> dict[str, Any]:
+    """A message object of the OpenAI API that calls one tool."""
+    call = {"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+    return {"tool_calls": [call]}
+
+
+def sphere(shape: tuple[int, int, int], affine: np.ndarray, radius_mm: float) -> np.ndarray:
+    """A sphere of `radius_mm` around the grid's centre: boolean [i, j, k], true distances through `affine`."""
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
+    points = grid @ affine[:3, :3].T + affine[:3, 3]
+    centre = ((np.array(shape) - 1) / 2) @ affine[:3, :3].T + affine[:3, 3]
+    return np.asarray(np.linalg.norm(points - centre, axis=-1) <= radius_mm)
+
+
+def dicom_series(
+    array: np.ndarray,
+    lps: np.ndarray,
+    patient_id: str = "PHANTOM",
+    description: str = "FLAIR",
+    study_uid: str | None = None,
+    name: str = "Phantom^Made",
+    date: str = "20260102",
+) -> list[bytes]:
+    """`array` [column, row, slice] as single-frame MR instances; `lps` maps indices to patient mm in LPS."""
+    study, series = study_uid or generate_uid(), generate_uid()
+    columns, rows, normals = (lps[:3, i] for i in range(3))
+    dx, dy, dz = (float(np.linalg.norm(v)) for v in (columns, rows, normals))
+    files = []
+    for k in range(array.shape[2]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        made.SOPClassUID, made.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+        made.StudyInstanceUID, made.SeriesInstanceUID = study, series
+        made.PatientID, made.PatientName, made.StudyDate = patient_id, name, date
+        made.Modality, made.SeriesDescription, made.BodyPartExamined = "MR", description, "BRAIN"
+        made.InstanceNumber = array.shape[2] - k  # numbered backwards: position has to decide
+        made.Rows, made.Columns = array.shape[1], array.shape[0]
+        made.PixelSpacing, made.SliceThickness = [dy, dx], dz
+        made.ImageOrientationPatient = [*(columns / dx), *(rows / dy)]
+        made.ImagePositionPatient = [float(v) for v in lps[:3, 3] + k * normals]
+        made.BitsAllocated = made.BitsStored = 16
+        made.HighBit, made.PixelRepresentation, made.SamplesPerPixel = 15, 0, 1
+        made.PhotometricInterpretation = "MONOCHROME2"
+        made.PixelData = np.ascontiguousarray(array[:, :, k].T.astype("<u2")).tobytes()
+        buffer = io.BytesIO()
+        pydicom.dcmwrite(buffer, made, enforce_file_format=True)
+        files.append(buffer.getvalue())
+    return files

@@ -1,0 +1,23 @@
+"""Engines: SQLite in WAL mode by default, any SQLAlchemy URL by setting."""
+
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.orm import DeclarativeBase
+
+
+def engine_of(url: str, tables: type[DeclarativeBase]) -> Engine:
+    """An engine with `tables` made. On SQLite: WAL, full synchronisation, foreign keys, 10 s of patience for locks."""
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _pragmas(connection: Any, _: Any) -> None:
+            for pragma in ("busy_timeout=10000", "synchronous=FULL", "foreign_keys=ON"):
+                connection.execute(f"PRAGMA {pragma}")
+
+        # The mode is kept in the file: set once here, since two connections that set it at the same time lock each other out.
+        with engine.connect() as connection:
+            connection.execute(text("PRAGMA journal_mode=WAL"))
+    tables.metadata.create_all(engine)
+    return engine

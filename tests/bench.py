@@ -1,0 +1,160 @@
+"""`make bench`: medians and ratios, printed as a table and kept as JSON. Nothing here is a test."""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_SEGMENT = """
+import sys, time
+import numpy as np, torch
+from monai.data import MetaTensor
+from knowledge import sample
+from knowledge.studies import nifti
+from tools.models.catalogue import Catalogue
+torch.set_num_threads(2)
+volumes = [nifti.volume_of((sample.FOLDER / f"{n}.nii.gz").read_bytes(), n) for n in ("flair", "t1", "t1c", "t2")]
+flair = volumes[0]
+bundle = Catalogue().bundles["brain_mri_whole_tumour"]
+image = MetaTensor(torch.from_numpy(flair.array)[None], affine=torch.from_numpy(flair.affine))
+network = bundle.network
+post = bundle._config.get_parsed_content("postprocessing_array")
+def plain():
+    with torch.inference_mode():
+        return post(network(torch.as_tensor(image)[None].float())[0])
+def ours():
+    return bundle.segment(image)
+work = ours if sys.argv[1] == "ours" else plain
+def memory(field):
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(field))) / 1024
+work()
+before = memory("VmRSS:")
+open("/proc/self/clear_refs", "w").write("5")  # forget the peak of loading: the work's own peak is wanted
+seconds = []
+for _ in range(5):
+    start = time.perf_counter(); work(); seconds.append(time.perf_counter() - start)
+print(sorted(seconds)[2], memory("VmHWM:"), memory("VmHWM:") - before)
+"""
+
+
+def timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def command(*arguments: str) -> float:
+    return timed(lambda: subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True))
+
+
+def ready(data: Path, port: int) -> float:
+    """Seconds from the start of the process to its first answer on /readyz."""
+    import httpx
+
+    start = time.perf_counter()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "serving", "serve", "--data", str(data), "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    try:
+        while True:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=1)
+                return time.perf_counter() - start
+            except httpx.TransportError:
+                time.sleep(0.02)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+async def talks(data: Path) -> dict[str, float]:
+    """First event, the agent's own time, and a second question on the same series."""
+    from knowledge import sample
+    from serving.house import build
+    from serving.settings import Settings
+
+    house = build(Settings(data=data))
+    sample.load(house.archive)
+    house.warm()
+    first, step, own, whole = [], [], [], []
+    async with house.assistant as assistant:
+        for number in range(12):
+            conversation = assistant.open(patient_id=sample.PATIENT_ID)
+            question = ["How big is the tumour?", "Is her kidney function good enough for gadolinium?"][number % 2]
+            start, tools, heard, began = time.perf_counter(), 0.0, None, None
+            spans: list[tuple[float, float]] = []
+            async with aclosing(assistant.stream(conversation.id, question)) as events:
+                async for event in events:
+                    heard = heard or time.perf_counter() - start
+                    if event.name == "tool.started":
+                        began = began or time.perf_counter() - start
+                    if event.name == "tool.finished":
+                        now = time.perf_counter() - start
+                        spans.append((now - event.data["seconds"], now))
+            total = time.perf_counter() - start
+            end = 0.0
+            for low, high in sorted(spans):  # tools run side by side: their time is the union of their spans
+                tools += max(0.0, high - max(low, end))
+                end = max(end, high)
+            first.append(heard or total)
+            step.append(began or total)
+            own.append(total - tools)
+            if question.startswith("How big"):
+                whole.append(total)
+    return {
+        "first_event_ms": 1000 * statistics.median(first[1:]),
+        "first_tool_started_ms": 1000 * statistics.median(step[1:]),
+        "agent_own_ms": 1000 * statistics.median(own[2:]),
+        "size_first_s": whole[0],
+        "size_again_s": statistics.median(whole[1:]),
+        "size_first_to_again": whole[0] / statistics.median(whole[1:]),
+    }
+
+
+def segmentation(kind: str) -> tuple[float, float, float]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", _SEGMENT, kind], cwd=ROOT, check=True, capture_output=True, text=True, env=env)
+    seconds, peak, added = done.stdout.split()[-3:]
+    return float(seconds), float(peak), float(added)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    args = parser.parse_args()
+    figures: dict[str, float] = {"help_s": statistics.median(command("-m", "serving", "--help") for _ in range(5))}
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        figures["ready_first_s"] = ready(data, 8461)
+        figures["ready_s"] = statistics.median(ready(data, 8462 + n) for n in range(3))
+        figures |= asyncio.run(talks(data))
+    ours, peak, added = segmentation("ours")
+    plain, plain_peak, plain_added = segmentation("plain")
+    figures |= {
+        "segment_240x240x155_s": ours,
+        "segment_plain_eager_fp32_s": plain,
+        "segment_ratio_to_plain": ours / plain,
+        "segment_peak_mb": peak,
+        "segment_added_mb": added,
+        "segment_plain_peak_mb": plain_peak,
+        "segment_plain_added_mb": plain_added,
+    }
+    figures = {k: round(v, 4) for k, v in figures.items()}
+    args.out.write_text(json.dumps({"cpus": os.cpu_count(), "figures": figures}, indent=1) + "\n")
+    for name, value in figures.items():
+        print(f"{name:<32}{value:>12}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Fixtures: an archive with the sample case, shared resources, an assistant."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agent.answer import PlannerRef
+from agent.assistant import Assistant
+from agent.memory import Memory
+from agent.planner.builtin import NAME, BuiltinPlanner
+from knowledge import sample
+from knowledge.case import Case, open_case
+from knowledge.guidelines.minilm import MiniLM
+from knowledge.guidelines.search import GuidelineIndex
+from knowledge.records.search import RecordSearch
+from knowledge.studies.archive import Archive
+from serving.app import create_app
+from serving.settings import Settings
+from tools.base import Bench, Resources
+from tools.models.catalogue import Catalogue
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+IN_CI = bool(os.environ.get("CI"))
+
+
+@pytest.fixture(scope="session")
+def resources(tmp_path_factory: pytest.TempPathFactory) -> Resources:
+    """Real models, a real Chroma, the real embedder."""
+    embedder = MiniLM()
+    index = GuidelineIndex(tmp_path_factory.mktemp("chroma"), embedder)
+    return Resources(Catalogue(), index, embedder, RecordSearch(embedder))
+
+
+@pytest.fixture(scope="session")
+def sample_archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    """An archive with the sample case; tests read it and leave it as it is (masks may be cached in it)."""
+    archive = Archive(tmp_path_factory.mktemp("sample"))
+    done = sample.load(archive)
+    assert not done.rejected
+    return archive
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return Archive(tmp_path / "archive")
+
+
+@pytest.fixture
+def case(sample_archive: Archive) -> Case:
+    return open_case(sample_archive, patient_id=sample.PATIENT_ID)
+
+
+@pytest.fixture
+def bench(resources: Resources, case: Case) -> Bench:
+    return Bench(resources, case)
+
+
+@pytest.fixture
+async def assistant(resources: Resources, sample_archive: Archive, tmp_path: Path) -> AsyncIterator[Assistant]:
+    memory = Memory(tmp_path / "conversations.db")
+    planner = BuiltinPlanner.of(resources.embedder)
+    ref = PlannerRef(kind="builtin", model=NAME)
+    async with Assistant(sample_archive, resources, memory, planner, ref, tmp_path / "checkpoints.db") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def data_with_sample(tmp_path_factory: pytest.TempPathFactory, sample_archive: Archive) -> Path:
+    """A server's data folder that holds the sample case."""
+    data = tmp_path_factory.mktemp("data")
+    shutil.copytree(sample_archive.root, data / "archive")
+    return data
+
+
+@pytest.fixture
+def settings(data_with_sample: Path) -> Settings:
+    return Settings(data=data_with_sample)
+
+
+@pytest.fixture
+def app(settings: Settings):
+    return create_app(settings)
+
+
+def shared(*parts: str) -> Path:
+    """A path in ../shared; the test is skipped, with the reason, where the checkout has none beside it (never in CI)."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        message = f"{path} isn't beside this checkout"
+        pytest.fail(message) if IN_CI else pytest.skip(message)
+    return path

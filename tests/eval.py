@@ -1,0 +1,136 @@
+"""`make eval`: scores with intervals, printed as a table and kept as JSON. Uses ../shared where it stands beside the checkout."""
+
+import argparse
+import asyncio
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from tests.questions import QUESTIONS, judge
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927)."""
+    if not n:
+        return 0.0, 1.0
+    z, p = 1.96, right / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
+async def the_questions() -> dict[str, Any]:
+    """The questions of the sample case, and how many statements were left out."""
+    from knowledge import sample
+    from serving.house import build
+    from serving.settings import Settings
+
+    right, statements, left_out = 0, 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        house = build(Settings(data=Path(folder)))
+        sample.load(house.archive)
+        async with house.assistant as assistant:
+            for asked in QUESTIONS:
+                conversation = assistant.open(patient_id=sample.PATIENT_ID)
+                for before in asked.before:
+                    await assistant.ask(conversation.id, before)
+                answer = await assistant.ask(conversation.id, asked.text)
+                statements += len(answer.statements)
+                left_out += len(answer.left_out)
+                try:
+                    judge(asked, json.loads(answer.model_dump_json()))
+                    right += 1
+                except AssertionError as error:
+                    print(f"wrong: {asked.text}: {error}")
+    return {
+        "right": right,
+        "of": len(QUESTIONS),
+        "interval": wilson(right, len(QUESTIONS)),
+        "statements": statements,
+        "left_out": left_out,
+    }
+
+
+def volumes() -> dict[str, Any]:
+    """Dice of the outline and class of the classifier on held-out glioma volumes, through the tools' own path."""
+    from knowledge.case import open_case
+    from knowledge.guidelines.minilm import MiniLM
+    from knowledge.guidelines.search import GuidelineIndex
+    from knowledge.records.search import RecordSearch
+    from knowledge.studies import nifti
+    from knowledge.studies.archive import Archive
+    from knowledge.studies.intake import Hints
+    from knowledge.studies.unpack import Incoming
+    from knowledge.studies.volume import Volume
+    from tools.base import Bench, Resources
+    from tools.models.catalogue import Catalogue
+    from tools.models.outline import outline
+    from tools.registry import tool_types
+
+    found: dict[str, Any] = {}
+    embedder = MiniLM()
+    for folder in sorted((SHARED / "data" / "mri3d_glioma_brats_NC").glob("*_1")):
+        with tempfile.TemporaryDirectory() as temporary:
+            root = Path(temporary)
+            resources = Resources(Catalogue(), GuidelineIndex(root / "c", embedder), embedder, RecordSearch(embedder))
+            archive = Archive(root / "a")
+            brain = np.asarray(nib.load(folder / "brainmask.nii.gz").dataobj) > 0
+            files = []
+            for name, source in (("flair", "Flair"), ("t1c", "T1c")):
+                image = nib.load(folder / f"{source}_subtrMeanDivStd.nii.gz")
+                array = image.get_fdata(dtype=np.float32)
+                array = np.where(brain, array - array[brain].min() + 0.01, 0)
+                files.append(Incoming(f"{name}.nii.gz", nifti.to_bytes(Volume(array, image.affine))))
+            archive.add(files, Hints(patient_id="P", modality="MR", body_part="BRAIN"))
+            bench = Bench(resources, open_case(archive, "P"))
+            mine = outline(bench).mask.array > 0
+            truth = np.asarray(nib.load(folder / "OTMultiClass.nii.gz").dataobj) > 0
+            (finding,) = tool_types()["classify"].bound(bench).reply({}).facts
+            found[folder.name] = {"dice": round(float(2 * (mine & truth).sum() / (mine.sum() + truth.sum())), 3),
+                                  "class": finding.value["label"], "probability": finding.value["probability"]}  # fmt: skip
+    return found
+
+
+def plans() -> dict[str, Any]:
+    """The built-in planner on shared/questions, tools that are in the box alone counted as findable."""
+    from agent.planner.rehearsal import rehearse
+    from tools.registry import tool_types
+
+    have = set(tool_types())
+    recall, in_box, precision, abstain = [], [], [], 0
+    lines = [json.loads(x) for x in (SHARED / "questions" / "dev.jsonl").read_text().splitlines()]
+    for line in lines:
+        result = rehearse(line["case"], line["history"], line["question"])
+        expected, got = set(line["expected_tools"]), set(result["tools"])
+        if expected:
+            recall.append(len(expected & got) / len(expected))
+        if expected & have:
+            in_box.append(len(expected & got) / len(expected & have))
+        precision.append(len(got & (expected | set(line["optional_tools"]))) / len(got) if got else 1.0)
+        abstain += result["abstain"] == line["abstain"]
+    n = len(lines)
+    return {"n": n, "tool_recall": float(np.mean(recall)), "tool_recall_of_tools_in_the_box": float(np.mean(in_box)),
+            "tool_precision": float(np.mean(precision)), "abstention": abstain / n, "abstention_interval": wilson(abstain, n)}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("eval.json"))
+    args = parser.parse_args()
+    result: dict[str, Any] = {"questions": asyncio.run(the_questions())}
+    if SHARED.exists():
+        result |= {"held_out_gliomas": volumes(), "plans": plans()}
+    else:
+        print("../shared isn't beside this checkout: the held-out volumes and the planner's questions were skipped")
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The chat page in a real browser: ask, read, open evidence, see the outline on the slice; no call leaves the machine."""
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from knowledge import sample
+from serving.access.keys import KeyRing
+from serving.app import create_app
+from serving.settings import Settings
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@pytest.fixture
+def link(data_with_sample: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(create_app(Settings(data=data_with_sample)), port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}/#key={KeyRing(data_with_sample / 'access').local()}"
+    server.should_exit = True
+    thread.join(15)
+
+
+@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="chromium isn't installed (Debian package chromium)")
+async def test_the_page_answers_and_opens_its_evidence(link: str, tmp_path: Path) -> None:
+    from playwright.async_api import async_playwright, expect
+
+    assert CHROMIUM, "CI has to install chromium"
+    async with async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = await browser.new_page(viewport={"width": 1500, "height": 900})
+        outside, errors = [], []
+        page.on(
+            "request",
+            lambda r: outside.append(r.url) if "127.0.0.1" not in r.url and not r.url.startswith(("blob:", "data:")) else None,
+        )
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        await page.goto(link)
+        await expect(page.locator("#patient")).to_have_value(sample.PATIENT_ID)
+        assert "key=" not in page.url
+        await expect(page.locator("#case-note")).to_contain_text("made up")
+        await page.fill("#question", "How big is the tumour, in mL and mm?")
+        await page.keyboard.press("Enter")
+        volume = page.locator(".chip", has_text="mL")
+        await expect(volume).to_be_visible(timeout=60_000)
+        await volume.click()
+        await expect(page.locator("#drawer h3")).to_contain_text("Volume")
+        await expect(page.locator("#where")).to_have_text("109 / 155")
+        amber = await page.evaluate(
+            """() => { const c = document.getElementById('canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+            let n = 0; for (let i = 0; i < d.length; i += 4) if (d[i] > 220 && d[i + 1] > 120 && d[i + 1] < 215 && d[i + 2] < 110) n++; return n; }"""
+        )
+        assert amber > 200, "the outline is drawn over the slice"
+        await page.fill("#question", "What did the last report say about the left ventricle?")
+        await page.keyboard.press("Enter")
+        quote = page.locator(".chip", has_text="report").last
+        await expect(quote).to_be_visible(timeout=30_000)
+        await quote.click()
+        await expect(page.locator("#drawer mark")).to_have_text("The left lateral ventricle is of normal width.")
+        await page.fill("#question", "Has it grown since the last scan?")
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".missing").last).to_contain_text("earlier examination", timeout=30_000)
+        await page.screenshot(path=tmp_path / "page.png")
+        await browser.close()
+    assert not outside and not errors, (outside, errors)

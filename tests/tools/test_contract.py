@@ -1,0 +1,157 @@
+"""Every tool keeps the contract; the nine of the box do their work on the sample case."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from langchain_core.messages import ToolMessage
+from monai.bundle import ConfigParser
+
+from agent.testing import dicom_series
+from knowledge.case import Case, open_case
+from knowledge.evidence import Evidence, Fact, ImageRef, Kind
+from knowledge.studies.archive import Archive
+from knowledge.studies.unpack import Incoming
+from tests.conftest import shared
+from tools.base import Bench, Reply, Resources
+from tools.errors import NotApplicable, TryAgain
+from tools.models.catalogue import IN_THE_BOX
+from tools.models.outline import outline
+from tools.registry import tool_types, tools_for
+
+CALLS = {
+    "list_studies": {}, "explain_image_metadata": {}, "segment": {}, "classify": {}, "measure": {},
+    "retrieve_reports": {"query": "left ventricle"}, "patient_record": {"topics": ["creatinine"]},
+    "search_guidelines": {"query": "glioblastoma"}, "apply_guideline": {"guideline": "gbm_mgmt_stupp"},
+}  # fmt: skip
+
+
+def test_the_box_has_its_nine_tools() -> None:
+    assert set(CALLS) <= set(tool_types())
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_tool_states_itself_and_gives_evidence(bench: Bench, name: str) -> None:
+    tool = next(t for t in tools_for(bench) if t.name == name)
+    told = tool.described()
+    assert json.dumps(told)
+    assert len(tool.asks) >= 5 and told["card"]["intended_use"] and told["card"]["limits"]
+    message = tool.invoke({"type": "tool_call", "name": name, "id": "1", "args": CALLS[name]})
+    assert isinstance(message, ToolMessage) and isinstance(message.artifact, Reply)
+    facts = message.artifact.facts
+    assert facts and {f.kind for f in facts} <= set(tool.gives)
+    with pytest.raises(TryAgain):
+        tool.reply({"no_such_argument": 1})
+
+
+@pytest.mark.parametrize("name", [n for n, a in CALLS.items() if n not in ("search_guidelines", "apply_guideline")])
+def test_a_tool_without_its_case_says_so(resources: Resources, name: str) -> None:
+    with pytest.raises(NotApplicable, match="no case"):
+        tool_types()[name].bound(Bench(resources)).reply(CALLS[name])
+
+
+def test_a_tool_reaches_nothing_outside_its_case(bench: Bench) -> None:
+    for handle in ("S7", "st_000000000000", "1.2.840.10008"):
+        with pytest.raises(TryAgain, match="no study of this case"):
+            tool_types()["measure"].bound(bench).reply({"study": handle})
+
+
+def test_the_mask_is_on_its_series_grid_and_close_to_the_reference(bench: Bench) -> None:
+    done = outline(bench)
+    assert done.mask.same_grid(done.volume)
+    reference = nib.load(__import__("pathlib").Path(__file__).parents[1] / "data" / "sample_consensus.nii.gz")
+    truth, mine = np.asarray(reference.dataobj) > 0, done.mask.array > 0
+    assert 2 * (truth & mine).sum() / (truth.sum() + mine.sum()) > 0.8
+
+
+def test_the_mask_is_cached_by_series_model_and_version(bench: Bench) -> None:
+    first, second = outline(bench), outline(bench)
+    assert second.cached
+    assert f"{first.bundle.name}-{first.bundle.version}" in first.url
+    np.testing.assert_array_equal(first.mask.array, second.mask.array)
+
+
+def test_segmentation_in_another_orientation_is_the_same(bench: Bench) -> None:
+    from monai.data import MetaTensor
+
+    done = outline(bench)
+    image = nib.Nifti1Image(done.volume.array, done.volume.affine)
+    turned = image.as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("RAS"))
+    )
+    data = torch.from_numpy(np.ascontiguousarray(turned.get_fdata(dtype=np.float32)))[None]
+    mask = done.bundle.segment(MetaTensor(data, affine=torch.from_numpy(turned.affine)))
+    assert abs(int(mask.sum()) - int(done.mask.array.sum())) <= 0.001 * int(done.mask.array.sum())
+
+
+def test_held_out_patients_reach_what_the_card_says(resources: Resources) -> None:
+    from monai.data import MetaTensor
+
+    bundle = resources.catalogue.bundles["brain_mri_whole_tumour"]
+    folder = shared("data", "mri3d_glioma_brats_NC", "brats_2013_pat0004_1")
+    flair = nib.load(folder / "Flair_subtrMeanDivStd.nii.gz")
+    brain = np.asarray(nib.load(folder / "brainmask.nii.gz").dataobj) > 0
+    truth = np.asarray(nib.load(folder / "OTMultiClass.nii.gz").dataobj) > 0
+    image = torch.from_numpy(np.where(brain, flair.get_fdata(dtype=np.float32), 0))[None]
+    mine = bundle.segment(MetaTensor(image, affine=torch.from_numpy(flair.affine)))[0].numpy() > 0
+    assert 2 * (truth & mine).sum() / (truth.sum() + mine.sum()) > 0.9
+
+
+@pytest.mark.parametrize("folder", sorted(p.name for p in IN_THE_BOX.iterdir() if p.is_dir()))
+def test_a_bundle_is_whole(folder: str) -> None:
+    root = IN_THE_BOX / folder
+    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    for field in ("version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "network_data_format"):
+        assert metadata[field]
+    weights = root / "models" / "model.pt"
+    assert weights.stat().st_size < 20 * 2**20
+    parser = ConfigParser()
+    parser.read_config(root / "configs" / "inference.json")
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    log = json.loads((root / "recipe" / "training_log.json").read_text())
+    assert log and list((root / "recipe").glob("*.py"))
+    assert "NC" not in metadata["consilium"]["training_data"]
+
+
+def test_classes_sum_to_one_and_name_their_model(bench: Bench) -> None:
+    (fact,) = tool_types()["classify"].bound(bench).reply({}).facts
+    assert sum(fact.value["probabilities"].values()) == pytest.approx(1, abs=0.01)
+    assert fact.value["label"] == "glioma"
+    assert fact.source.model == "brain_mri_tumour_type"
+
+
+def test_a_head_with_its_skull_is_refused(resources: Resources, archive: Archive) -> None:
+    noise = np.random.default_rng(0).integers(1, 400, (40, 40, 12)).astype(np.uint16)
+    archive.add([Incoming(f"{i}.dcm", f) for i, f in enumerate(dicom_series(noise, np.eye(4)))])
+    bench = Bench(resources, open_case(archive, patient_id="PHANTOM"))
+    with pytest.raises(NotApplicable, match="skull-stripped"):
+        tool_types()["segment"].bound(bench).reply({})
+
+
+def test_a_chest_is_not_for_the_brain_models(resources: Resources, archive: Archive) -> None:
+    files = shared("data", "ct_mr_body_totalseg")
+    archive.add([Incoming(p.name, p.read_bytes()) for p in sorted(files.rglob("*.dcm"))])
+    (owner,) = archive.patient_ids()
+    bench = Bench(resources, open_case(archive, patient_id=owner))
+    for name in ("segment", "measure", "classify"):
+        with pytest.raises(NotApplicable):
+            tool_types()[name].bound(bench).reply({})
+
+
+def test_a_measurement_without_a_unit_can_not_be_built(case: Case) -> None:
+    source = ImageRef(study_id="s", series_uid="u", model="m", model_version="1")
+    with pytest.raises(ValueError, match="unit"):
+        Fact(kind=Kind.MEASUREMENT, title="Volume", statement="v", value=3.0, source=source)
+    with pytest.raises(ValueError, match="needs a"):
+        Fact(kind=Kind.REPORT, title="x", statement="x", source=source)
+    assert Evidence.model_fields["href"]
+
+
+def test_missing_facts_are_named(bench: Bench) -> None:
+    reply = tool_types()["apply_guideline"].bound(bench).reply({"guideline": "egfr_contrast", "facts": {"medium": "gadolinium"}})
+    assert reply.facts[0].value["values"]["egfr_ml_min_1_73m2"] == pytest.approx(84.9, abs=0.1)
+    assert reply.facts[0].value["checked"] is False
+    assert "agent group" in [m.what for m in reply.missing]
