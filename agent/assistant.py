@@ -238,5 +238,5 @@ def _text(draft: Draft, missing: Sequence[Missing], abstained: bool, language: s
     if abstained:
         lines.insert(0, draft.lead or nothing_line(language))
     if missing:
-        lines.append(missing_line(language, [m.what for m in missing]))
+        lines.append(missing_line(language, [f"{m.what} ({m.why})" for m in missing]))
     return "\n\n".join(lines)

@@ -73,7 +73,15 @@ class Classify(CaseTool):
         view = self._view(arguments.study)
         part = view.series.body_part or view.study.body_part.split("/")[0] or "BRAIN"
         bundle = self.bench.resources.catalogue.pick("classification", part, "MR")
-        probabilities = bundle.classify([torch.from_numpy(s) for s in view.slices]).mean(0).tolist()
+        tensors = [torch.from_numpy(s) for s in view.slices]
+        distance, limits = float(bundle.novelty(tensors).mean()), bundle.card.novelty
+        if distance > limits["refuse"]:
+            raise NotApplicable(
+                f"{view.series.handle} doesn't look like a contrast-enhanced T1 slice of a brain tumour (distance {distance:.2f}, "
+                f"limit {limits['refuse']:.2f}), and {bundle.name} was made for nothing else",
+                "name another image, or install a model for this one",
+            )
+        probabilities = bundle.classify(tensors).mean(0).tolist()
         named = {c: round(p, 3) for c, p in zip(bundle.card.classes, probabilities, strict=True)}
         label = max(named, key=named.__getitem__)
         rest = ", ".join(f"{c} {100 * p:.0f} %" for c, p in sorted(named.items(), key=lambda i: -i[1]) if c != label)
@@ -95,6 +103,13 @@ class Classify(CaseTool):
         missing = [Missing(what="histology with molecular markers", why="imaging alone doesn't settle the type; the classifier "
                            "knows only glioma, meningioma and pituitary tumour",
                            would_change="the integrated WHO diagnosis and its grade")]  # fmt: skip
+        if distance > limits["warn"]:
+            why = f"the slices differ from those the classifier was trained on (distance {distance:.2f}, usual up to {limits['warn']:.2f})"
+            missing.append(
+                Missing(
+                    what="images like the classifier's training data", why=why, would_change="how far to trust its probabilities"
+                )
+            )
         return Reply(text=statement, facts=[fact], missing=missing)
 
     def _view(self, handle: str | None) -> _View:

@@ -191,6 +191,8 @@ class _Keeper:
         named = hints.patient_id or self._only_patient(parsed) or self._known(parsed)
         digest = short("", *sorted(hashlib.sha256(p.data).hexdigest() for p in parsed))
         self.patient_id = named or f"P{digest}"  # nobody named a patient: this upload is one of its own
+        nameless = {p.instance.study_uid for p in parsed if p.instance and not p.instance.patient.id}
+        self.one_nameless = len(nameless) == 1  # several nameless studies may be of several people: they stay apart
         self.batch = hints.study_date or digest
 
     def _only_patient(self, parsed: list[intake.Parsed]) -> str | None:
@@ -229,7 +231,8 @@ class _Keeper:
         return patient.id
 
     def _keep_instance(self, one: intake.Parsed, instance: dicom.Instance) -> None:
-        name = instance.patient.id or self.hints.patient_id or short("anon", instance.study_uid)
+        name = instance.patient.id or self.hints.patient_id
+        name = name or (self.patient_id if self.one_nameless else short("anon", instance.study_uid))
         patient_id = self._patient(instance.patient.model_copy(update={"id": name}))
         sha = hashlib.sha256(one.data).hexdigest()
         old = self.session.get(InstanceRow, instance.sop_instance_uid)

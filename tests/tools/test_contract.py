@@ -123,6 +123,21 @@ def test_classes_sum_to_one_and_name_their_model(bench: Bench) -> None:
     assert fact.source.model == "brain_mri_tumour_type"
 
 
+@pytest.mark.parametrize("picture", ["us2d_breast_busi/malignant/malignant (1).png", "us2d_breast_busi/benign/benign (1).png"])
+def test_a_foreign_picture_is_refused(resources: Resources, archive: Archive, picture: str) -> None:
+    archive.add([Incoming("p.png", shared("data", *picture.split("/")).read_bytes())])
+    bench = Bench(resources, open_case(archive, patient_id=archive.patient_ids()[0]))
+    with pytest.raises(NotApplicable, match="doesn't look like"):
+        tool_types()["classify"].bound(bench).reply({})
+
+
+def test_a_slice_of_its_own_kind_is_classified(resources: Resources, archive: Archive) -> None:
+    archive.add([Incoming("1246.jpg", shared("data", "mri2d_brain_tumor_cheng", "pituitary", "1246.jpg").read_bytes())])
+    bench = Bench(resources, open_case(archive, patient_id=archive.patient_ids()[0]))
+    (fact,) = tool_types()["classify"].bound(bench).reply({}).facts
+    assert fact.value["label"] == "pituitary"
+
+
 def test_a_head_with_its_skull_is_refused(resources: Resources, archive: Archive) -> None:
     noise = np.random.default_rng(0).integers(1, 400, (40, 40, 12)).astype(np.uint16)
     archive.add([Incoming(f"{i}.dcm", f) for i, f in enumerate(dicom_series(noise, np.eye(4)))])

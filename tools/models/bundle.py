@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import Field
 
 from knowledge.evidence import Frozen
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     import torch
     from monai.bundle import ConfigParser
     from monai.data import MetaTensor
+
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+"""Stages of MONAI's ResNet, whose features say whether a slice is foreign."""
 
 
 class BundleCard(Frozen):
@@ -31,6 +36,8 @@ class BundleCard(Frozen):
     training_data: str
     licence: str
     temperature: float = 1.0
+    novelty: dict[str, float] = Field(default_factory=dict)
+    """Distances from which a slice is warned of (`warn`) and refused (`refuse`)."""
     scores: dict[str, dict[str, float]] = Field(default_factory=dict)
     """Held-out figures by the view that the model is shown (whole, crop …)."""
 
@@ -97,6 +104,39 @@ class Bundle:
             mask.affine = prepared.affine
             whole: MetaTensor = ResampleToMatch(mode="nearest", padding_mode="zeros")(mask, image)
             return whole
+
+    def features(self, images: list["torch.Tensor"]) -> dict[str, "np.ndarray"]:
+        """The mean over positions of each stage's feature maps, [N, channels], for slices [1, rows, columns]."""
+        import torch
+
+        found: dict[str, np.ndarray] = {}
+
+        def keep(name: str) -> Any:
+            def hook(module: object, given: object, maps: torch.Tensor) -> None:
+                found[name] = maps.flatten(2).mean(2).numpy()
+
+            return hook
+
+        with self._lock, torch.inference_mode():
+            handles = [self.network.get_submodule(s).register_forward_hook(keep(s)) for s in STAGES]
+            try:
+                self.network(torch.stack([torch.as_tensor(self.preprocess(i)) for i in images]))
+            finally:
+                for handle in handles:
+                    handle.remove()
+        return found
+
+    def novelty(self, images: list["torch.Tensor"]) -> "np.ndarray":
+        """How foreign each slice is to the training data: Mahalanobis distance in feature space, averaged over stages."""
+        import torch
+
+        fitted = torch.load(self.folder / "models" / "novelty.pt", map_location="cpu", weights_only=True)
+        scores = []
+        for stage, vectors in self.features(images).items():
+            away = vectors - fitted[f"{stage}.mean"].numpy()
+            squared = np.einsum("ni,ij,nj->n", away, fitted[f"{stage}.precision"].numpy(), away)
+            scores.append(np.sqrt(np.maximum(squared, 0) / away.shape[1]))
+        return np.asarray(np.mean(scores, axis=0))
 
     def classify(self, images: list["torch.Tensor"]) -> "torch.Tensor":
         """Calibrated class probabilities [N, classes] of slices, each [1, rows, columns]."""
