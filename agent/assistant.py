@@ -5,9 +5,9 @@ import base64
 import binascii
 import re
 import uuid
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,12 +16,13 @@ from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from agent.answer import Answer, Draft, LeftOut, PlannerRef, Provenance
-from agent.errors import AgentError, Busy, QuestionRefused
+from agent.errors import Busy, QuestionRefused, Unknown
 from agent.graph import Turn, build
 from agent.guard import as_data
 from agent.language import language_of, missing_line, nothing_line
 from agent.memory import Conversation, Memory
 from agent.prompts import identity, prompt
+from agent.run import Event, Run
 from knowledge.case import Case, open_case
 from knowledge.guidelines import corpus
 from knowledge.studies.archive import Archive
@@ -33,15 +34,9 @@ from tools.registry import tool_types, tools_for
 MAX_QUESTION = 8_000
 """Characters; a longer text is a document and belongs into the archive."""
 MAX_IMAGES = 4
+KEPT_RUNS = 200
+"""Newest answers whose events are kept for clients that come back."""
 SOFTWARE = "consilium 0.1.0"
-
-
-@dataclass(frozen=True)
-class Event:
-    """One step of an answer in the making, as the public interface names them."""
-
-    name: str
-    data: dict[str, Any]
 
 
 class Assistant:
@@ -52,7 +47,7 @@ class Assistant:
         self.archive, self.resources, self.memory = archive, resources, memory
         self.planner, self.planner_ref = planner, planner_ref
         self._checkpoints = checkpoints
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._runs: OrderedDict[str, Run] = OrderedDict()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -63,8 +58,8 @@ class Assistant:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        for task in self._running.values():
-            task.cancel()
+        for run in self._runs.values():
+            run.stop()
         await self._stack.aclose()
 
     def open(self, patient_id: str | None = None, study_ids: Sequence[str] | None = None) -> Conversation:
@@ -88,61 +83,59 @@ class Assistant:
                     return Answer.model_validate(event.data)
         raise Busy("the answer was stopped", "ask again")
 
-    async def stream(self, conversation_id: str, text: str, images: Sequence[str] = (),
-                     history: Sequence[str] = ()) -> AsyncGenerator[Event]:  # fmt: skip
-        """The answer in the making; the last event is `answer`. Leaving the iteration stops the work.
+    async def stream(
+        self, conversation_id: str, text: str, images: Sequence[str] = (), history: Sequence[str] = (), linger: bool = False
+    ) -> AsyncGenerator[Event]:
+        """The answer in the making; the last event is `answer`. Leaving the iteration stops the work, unless it may `linger`.
 
         `history` are earlier questions of a chat that another client keeps; they count where the conversation is new.
         """
         question = _checked(text)
         conversation = self.memory.conversation(conversation_id)
-        if conversation_id in self._running:
+        if (old := self._runs.get(conversation_id)) is not None and not old.done:
             raise Busy("the conversation is still answering", "wait, or stop the answer in the making")
-        pictures = _pictures(images)
-        queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
-        task = asyncio.create_task(self._answer(conversation, question, pictures, history, queue))
-        self._running[conversation_id] = task
+        run = Run()
+        run.start(self._answer(conversation, question, _pictures(images), history, run))
+        self._runs[conversation_id] = run
+        self._runs.move_to_end(conversation_id)
+        while len(self._runs) > KEPT_RUNS and next(iter(self._runs.values())).done:
+            self._runs.popitem(last=False)
         try:
-            while (item := await queue.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-            await task  # whatever broke it comes out here
+            async with aclosing(run.listen()) as events:
+                async for event in events:
+                    yield event
         finally:
-            self._running.pop(conversation_id, None)
-            task.cancel()
+            if not linger:
+                run.stop()
+
+    async def resume(self, conversation_id: str, after: int) -> AsyncGenerator[Event]:
+        """The events above number `after` of the conversation's newest answer, for a client that lost its connection."""
+        run = self._runs.get(conversation_id)
+        if run is None:
+            raise Unknown("the conversation has no answer in the making", "show the conversation: finished answers are kept")
+        async with aclosing(run.listen(after)) as events:
+            async for event in events:
+                yield event
 
     def stop(self, conversation_id: str) -> bool:
         """Stop the answer in the making; False where there was none."""
-        task = self._running.get(conversation_id)
-        if task is not None:
-            task.cancel()
-        return task is not None
+        run = self._runs.get(conversation_id)
+        return run is not None and run.stop()
 
-    async def _answer(self, conversation: Conversation, question: str, pictures: list[Incoming],
-                      history: Sequence[str], queue: "asyncio.Queue[Event | BaseException | None]") -> None:  # fmt: skip
-        def emit(name: str, data: dict[str, Any]) -> None:
-            queue.put_nowait(Event(name, data))
-
-        try:
-            emit("plan", {"round": 0, "calls": []})
-            if pictures and conversation.patient_id:
-                await asyncio.to_thread(self.archive.add, pictures, Hints(patient_id=conversation.patient_id))
-            case = await asyncio.to_thread(self.case_of, conversation)
-            answer = await self._run(conversation, case, question, history, emit)
-            await asyncio.to_thread(self.memory.keep, question, answer)
-            for statement in answer.statements:
-                emit("text.delta", {"text": f"{statement.text} {_marks(statement.evidence)} "})
-            if not answer.statements:
-                emit("text.delta", {"text": answer.text})
-            emit("answer", answer.model_dump(mode="json"))
-        except AgentError as error:
-            queue.put_nowait(error)
-        except asyncio.CancelledError:
-            queue.put_nowait(Busy("the answer was stopped", "ask again"))
-            raise
-        finally:
-            queue.put_nowait(None)
+    async def _answer(
+        self, conversation: Conversation, question: str, pictures: list[Incoming], history: Sequence[str], run: Run
+    ) -> None:
+        run.tell("plan", {"round": 0, "calls": []})
+        if pictures and conversation.patient_id:
+            await asyncio.to_thread(self.archive.add, pictures, Hints(patient_id=conversation.patient_id))
+        case = await asyncio.to_thread(self.case_of, conversation)
+        answer = await self._run(conversation, case, question, history, run.tell)
+        await asyncio.to_thread(self.memory.keep, question, answer)
+        for statement in answer.statements:
+            run.tell("text.delta", {"text": f"{statement.text} {_marks(statement.evidence)} "})
+        if not answer.statements:
+            run.tell("text.delta", {"text": answer.text})
+        run.tell("answer", answer.model_dump(mode="json"))
 
     async def _run(self, conversation: Conversation, case: Case | None, question: str, history: Sequence[str],
                    emit: Any) -> Answer:  # fmt: skip

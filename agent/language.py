@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 
 SURE = 0.5
 """Below this confidence a Latin-script question counts as English: short clinical English looks like anything."""
+LANGUAGES = ("en", "de", "es", "fr", "zh")
+
+
+@cache
+def _small_words() -> dict[str, frozenset[str]]:
+    """Words that a short question can hardly do without: they tell its language before its letters do."""
+    return {name: frozenset(phrases(name)["small_words"]) for name in LANGUAGES if name != "zh"}
 
 
 @cache
@@ -28,6 +35,10 @@ def language_of(text: str, before: str = "en") -> str:
     """ISO 639-1 code (en, de, es, fr, zh); `before`, the language so far, where the text is too short to tell."""
     if re.search(r"[\u4e00-\u9fff]", text):
         return "zh"
+    words = set(re.findall(r"[^\W\d_]+", text.lower()))
+    known = sorted(((len(words & mine), name) for name, mine in _small_words().items()), reverse=True)
+    if known[0][0] > known[1][0]:
+        return known[0][1]
     ranked = _detector().compute_language_confidence_values(text)
     best = ranked[0]
     if best.value < SURE:

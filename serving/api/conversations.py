@@ -1,8 +1,7 @@
 """Conversations: open, ask (whole or streamed), stop, show, rate, export."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from agent.answer import Answer
 from agent.errors import Unknown
 from agent.memory import Conversation, Message
+from agent.run import Event
 from knowledge.case import Handle
 from knowledge.evidence import Frozen
 from serving.api.deps import Caller, HouseDep
@@ -77,24 +77,34 @@ def _handles(house: House, conversation: Conversation) -> list[Handle]:
 
 @router.post("/v1/conversations/{conversation_id}/messages", operation_id="ask", summary="Ask; the Answer, or its events",
              response_model=Answer, responses={200: {"content": {"text/event-stream": {}}}})  # fmt: skip
-async def ask(house: HouseDep, who: Caller, conversation_id: str, question: Question,
-              accept: Annotated[str, Header()] = "application/json") -> Any:  # fmt: skip
-    """With `Accept: text/event-stream` the steps, then the answer, as server-sent events."""
+async def ask(
+    house: HouseDep,
+    who: Caller,
+    conversation_id: str,
+    question: Question,
+    accept: Annotated[str, Header()] = "application/json",
+    last_event_id: Annotated[int | None, Header(ge=0)] = None,
+) -> Any:
+    """With `Accept: text/event-stream` the steps, then the answer, as server-sent events.
+
+    A client that lost its stream comes back with `Last-Event-ID` and gets the events after it; its question isn't asked again.
+    """
     house.memory.conversation(conversation_id)
     if "text/event-stream" not in accept:
         return await house.assistant.ask(conversation_id, question.text, question.images)
-    return EventSourceResponse(_events(house, conversation_id, question), ping=15)
+    if last_event_id is not None:
+        events = house.assistant.resume(conversation_id, last_event_id)
+    else:
+        events = house.assistant.stream(conversation_id, question.text, question.images, linger=True)
+    return EventSourceResponse(_told(events, last_event_id or 0), ping=15)
 
 
-async def _events(house: House, conversation_id: str, question: Question) -> AsyncIterator[ServerSentEvent]:
-    number = 0
+async def _told(events: AsyncGenerator[Event], number: int) -> AsyncIterator[ServerSentEvent]:
     try:
-        async with aclosing(house.assistant.stream(conversation_id, question.text, question.images)) as events:
+        async with aclosing(events):
             async for event in events:
-                number += 1
+                number = event.number
                 yield ServerSentEvent(json.dumps(event.data, ensure_ascii=False, default=str), event=event.name, id=str(number))
-    except asyncio.CancelledError:
-        raise
     except Exception as error:  # the outer door of a stream: whatever breaks leaves as its last event
         yield ServerSentEvent(json.dumps(problem(error)), event="error", id=str(number + 1))
 

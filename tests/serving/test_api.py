@@ -1,6 +1,7 @@
 """The HTTP interface: contract shapes, errors as problems, access as a matrix, nobody's name anywhere."""
 
 import io
+import itertools
 import json
 import logging
 import re
@@ -121,6 +122,21 @@ def test_the_stream_ends_with_the_answer_and_numbers_its_events(client: TestClie
     ids = [int(x[4:]) for x in lines if x.startswith("id: ")]
     assert names[-1] == "answer" and ids == list(range(1, len(ids) + 1))
     assert {"plan", "tool.started", "tool.finished", "evidence", "text.delta"} <= set(names)
+
+
+def test_a_client_that_comes_back_misses_no_event(client: TestClient) -> None:
+    path = f"/v1/conversations/{conversation(client)}/messages"
+    accept = {"Accept": "text/event-stream"}
+
+    def heard(**headers: str) -> list[tuple[str, str]]:
+        with client.stream("POST", path, json={"text": SIZE}, headers={**accept, **headers}) as reply:
+            lines = [x for x in reply.iter_lines() if x]
+        return [(x, y) for x, y in itertools.pairwise(lines) if x.startswith("id: ") and y.startswith("event: ")]
+
+    whole = heard()
+    assert heard(**{"Last-Event-ID": "5"}) == whole[5:]
+    messages = client.get(path.removesuffix("/messages")).json()["messages"]
+    assert len(messages) == 1
 
 
 def test_a_stream_that_fails_says_so(client: TestClient) -> None:
