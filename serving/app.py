@@ -43,7 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     _measure(app, settings)
     errors.install(app)
     for module in (health, studies, conversations, evidence, tools, openai):
-        app.include_router(module.router)
+        app.include_router(module.router, responses=errors.DOCUMENTED)
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from agent import errors as agent_errors
@@ -22,6 +23,27 @@ STATUS: dict[type[Exception], int] = {
     agent_errors.AgentError: 500, tool_errors.TryAgain: 422, tool_errors.NotApplicable: 422, tool_errors.NeedsApproval: 403,
     tool_errors.ToolError: 500,
 }  # fmt: skip
+
+
+class ProblemBody(BaseModel):
+    """A problem object (RFC 9457), with a hint where a person can act."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    hint: str | None = None
+
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/problem+json": {"schema": ProblemBody.model_json_schema()}}}
+    for status, text in {
+        400: "The request can't be read", 401: "A key is needed", 403: "A person has to confirm", 404: "It isn't there",
+        405: "Not this method", 409: "It contradicts what is there", 413: "Too large", 415: "Compressed bodies aren't taken",
+        422: "It doesn't fit; detail and hint say why", 500: "Something broke; the detail names the run", 503: "A service is down",
+    }.items()
+}  # fmt: skip
+"""What every route may answer besides its own."""
 
 
 class Problem(Exception):
@@ -77,7 +99,9 @@ def install(app: FastAPI) -> None:
 
     async def http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        return answered(_body(error.status_code, "HTTP", str(error.detail), ""))
+        response = answered(_body(error.status_code, "HTTP", str(error.detail), ""))
+        response.headers.update(error.headers or {})
+        return response
 
     kinds: list[type[Exception]] = [Problem, *STATUS, Exception]
     for kind in kinds:
