@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from knowledge.evidence import Fact, Kind, RecordRef
-from knowledge.records.model import RecordItem
+from knowledge.records.model import RecordItem, spelled
 from knowledge.records.search import find_items
 from tools.base import Card, CaseTool, Cost, Missing, Reply
 
@@ -65,20 +65,13 @@ def _newest(items: list[RecordItem]) -> list[RecordItem]:
     return list(seen.values())
 
 
-def _shown(unit: str | None) -> str:
-    """A UCUM unit as people write it."""
-    for ucum, written in (("{1.73_m2}", "1.73 m²"), ("umol", "µmol"), ("10*9", "10⁹"), ("10*3", "10³")):
-        unit = unit.replace(ucum, written) if unit else unit
-    return f" {unit}" if unit else ""
-
-
 def _fact(item: RecordItem) -> Fact:
     when = f" ({item.date})" if item.date else ""
     if item.value is None:
         status = f", {item.status}" if item.status else ""
         statement = f"The record lists the {item.category} {item.name}{status}{when}."
     else:
-        statement = f"The record gives {item.name}: {item.value}{_shown(item.unit)}{when}."
+        statement = f"The record gives {item.name}: {item.value}{spelled(item.unit)}{when}."
     code = item.codes[0] if item.codes else None
     return Fact(kind=Kind.RECORD, title=item.name, statement=statement, value=item.value if item.value is not None else item.name,
                 unit=item.unit, code=code, source=RecordRef(resource=item.resource, path=item.path, date=item.date))  # fmt: skip

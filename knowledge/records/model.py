@@ -44,3 +44,10 @@ class Record(Frozen):
     date: str | None
     patient_id: str
     items: int = 1
+
+
+def spelled(unit: str | None) -> str:
+    """A UCUM unit as people write it, with a space before it; empty for none."""
+    for ucum, written in (("{1.73_m2}", "1.73 m²"), ("umol", "µmol"), ("10*9", "10⁹"), ("10*3", "10³")):
+        unit = unit.replace(ucum, written) if unit else unit
+    return f" {unit}" if unit else ""

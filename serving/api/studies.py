@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from knowledge.errors import NotFound
 from knowledge.evidence import Frozen
+from knowledge.records.model import spelled
 from knowledge.studies import nifti, render
 from knowledge.studies.archive import Import
 from knowledge.studies.intake import Hints
@@ -130,8 +131,8 @@ def timeline(house: HouseDep, who: Caller, patient_id: str) -> list[TimelineEntr
     entries = [TimelineEntry(date=s.date, kind="study", id=s.id, title=f"{'/'.join(s.modalities)} {s.body_part}: {s.description}")
                for s in house.archive.studies(patient_id)]  # fmt: skip
     entries += [TimelineEntry(date=r.date, kind="report", id=r.id, title=r.title) for r in house.archive.reports(patient_id)]
-    entries += [TimelineEntry(date=i.date, kind="record", id=i.id, title=i.name if i.value is None else f"{i.name}: {i.value} "
-                              f"{i.unit or ''}".strip()) for i in house.archive.items(patient_id)]  # fmt: skip
+    entries += [TimelineEntry(date=i.date, kind="record", id=i.id, title=i.name if i.value is None else
+                              f"{i.name}: {i.value}{spelled(i.unit)}") for i in house.archive.items(patient_id)]  # fmt: skip
     return sorted(entries, key=lambda e: e.date or "", reverse=True)
 
 
