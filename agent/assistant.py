@@ -126,16 +126,25 @@ class Assistant:
         self, conversation: Conversation, question: str, pictures: list[Incoming], history: Sequence[str], run: Run
     ) -> None:
         run.tell("plan", {"round": 0, "calls": []})
-        if pictures and conversation.patient_id:
-            await asyncio.to_thread(self.archive.add, pictures, Hints(patient_id=conversation.patient_id))
+        attached = await asyncio.to_thread(self._attached, conversation, pictures) if pictures else ""
         case = await asyncio.to_thread(self.case_of, conversation)
-        answer = await self._run(conversation, case, question, history, run.tell)
+        answer = await self._run(conversation, case, question + attached, history, run.tell)
         await asyncio.to_thread(self.memory.keep, question, answer)
         for statement in answer.statements:
             run.tell("text.delta", {"text": f"{statement.text} {_marks(statement.evidence)} "})
         if not answer.statements:
             run.tell("text.delta", {"text": answer.text})
         run.tell("answer", answer.model_dump(mode="json"))
+
+    def _attached(self, conversation: Conversation, pictures: list[Incoming]) -> str:
+        """Take pictures of a message into the case, and name their series to the planner."""
+        if conversation.patient_id is None or conversation.study_ids is not None:
+            raise QuestionRefused("pictures can only be added to a patient's conversation", "open one with patient_id")
+        taken = self.archive.add(pictures, Hints(patient_id=conversation.patient_id))
+        if taken.rejected:
+            raise QuestionRefused(f"a picture was refused: {taken.rejected[0].reason}", "send a whole PNG or JPEG")
+        handles = [q.handle for s in taken.studies for q in s.series[-len(pictures) :]]
+        return f" (attached: {', '.join(handles)})"
 
     async def _run(self, conversation: Conversation, case: Case | None, question: str, history: Sequence[str],
                    emit: Any) -> Answer:  # fmt: skip
@@ -177,6 +186,7 @@ class Assistant:
             evidence=sorted(shown, key=lambda e: int(e.id[1:])),
             plan=turn.steps,
             missing=missing,
+            conflicts=turn.conflicts,
             left_out=[LeftOut.model_validate(x) for x in state["left_out"]],
             abstained=abstained,
             language=language,

@@ -15,7 +15,7 @@ from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime
 
 from agent import grounding
-from agent.answer import Draft, LeftOut, PlanStep, Statement, draft_schema
+from agent.answer import Conflict, Draft, LeftOut, PlanStep, Statement, draft_schema
 from agent.guard import as_data
 from agent.memory import Memory
 from agent.prompts import prompt
@@ -40,6 +40,7 @@ class Turn:
     emit: Emit
     steps: list[PlanStep] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
     evidence: dict[str, Evidence] = field(default_factory=dict)
 
 
@@ -100,6 +101,8 @@ async def _call(call: ToolCall, turn: Turn) -> ToolMessage:
     numbered = turn.memory.number(turn.scope, reply.facts, turn.patient_id) if reply else []
     turn.evidence.update({e.id: e for e in numbered})
     turn.missing.extend(reply.missing if reply else [])
+    if reply and reply.conflicts:
+        turn.conflicts.append(Conflict(statements=reply.conflicts, evidence=[e.id for e in numbered]))
     step = PlanStep(tool=name, arguments=call["args"], status=status, seconds=seconds,  # type: ignore[arg-type]
                     evidence=[e.id for e in numbered], message=message)  # fmt: skip
     turn.steps.append(step)

@@ -75,6 +75,8 @@ class Reply(Frozen):
     text: str
     facts: list[Fact] = Field(default_factory=list)
     missing: list[Missing] = Field(default_factory=list)
+    conflicts: list[str] = Field(default_factory=list)
+    """Each a sentence that names two sources which disagree; the reply's facts are its evidence."""
 
 
 Progress = Callable[[int, int], None]

@@ -1,5 +1,6 @@
 """`search_guidelines` and `apply_guideline`: what is written, with its page; what is a table, computed."""
 
+import re
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -95,6 +96,9 @@ class ApplyGuideline(CaseTool):
         chosen = rule(arguments.guideline)
         known = facts_of_case(self.bench.case, chosen) if self.bench.case is not None else {}
         inputs = {**known, **arguments.facts}
+        differing = [n for n, v in arguments.facts.items() if n in known and known[n] != v]
+        conflicts = [f"The question gives {_spoken(n, arguments.facts[n], chosen.spec['facts'][n])}, the record "
+                     f"{_spoken(n, known[n], chosen.spec['facts'][n])}; the question's value was used." for n in differing]  # fmt: skip
         outcome = chosen.apply(inputs)
         title = chosen.spec["title"]
         spoken = ", ".join(_spoken(n, v, chosen.spec["facts"][n]) for n, v in inputs.items())
@@ -109,6 +113,7 @@ class ApplyGuideline(CaseTool):
             head = f"{outcome.category}" if outcome.category else numbers
             tail = f" ({numbers})" if outcome.category and numbers else ""
             statement = f"By {title} ({spoken}): {head}{tail}. {outcome.recommendation}".strip()
+        statement = " ".join([statement, *conflicts])
         if not chosen.checked:
             statement += " (This rule's facts await a check against the source.)"
         value = {"category": outcome.category, "recommendation": outcome.recommendation, "values": outcome.values,
@@ -120,7 +125,7 @@ class ApplyGuideline(CaseTool):
         meanings = chosen.spec["facts"]
         missing = [Missing(what=n.replace("_", " "), why=meanings[n]["meaning"], would_change=f"the result of: {title}")
                    for n in outcome.missing]  # fmt: skip
-        return Reply(text=statement, facts=[fact], missing=missing)
+        return Reply(text=statement, facts=[fact], missing=missing, conflicts=conflicts)
 
 
 _NAMES = {"kps": "KPS", "idh_status": "IDH", "mgmt_status": "MGMT", "creatinine_umol_l": "creatinine", "age_years": "age"}
@@ -130,7 +135,8 @@ def _spoken(name: str, value: Any, spec: dict[str, Any]) -> str:
     """A fact in words: age 58 years, KPS 90, creatinine 71 µmol/L."""
     shown = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value).replace("_", " ")
     unit = f" {spec['unit'].replace('umol', 'µmol')}" if spec.get("unit") and spec["unit"] != "1" else ""
-    return f"{_NAMES.get(name) or name.replace('_', ' ')} {shown}{unit}"
+    plain = re.sub(r"_(mm2|mm3|mm|ml|umol_l|years|days)$", "", name).replace("_", " ")
+    return f"{_NAMES.get(name) or plain} {shown}{unit}"
 
 
 def _quantity(name: str) -> str:

@@ -1,5 +1,6 @@
 """The built-in planner's answer: the evidence's own sentences, in the order of the question, in its language."""
 
+import re
 from typing import Any
 
 from agent.language import phrases
@@ -10,6 +11,7 @@ MAX_PASSAGES = 3
 """Guideline passages in one answer; more are noise."""
 _FIRST = {"contrast": ["apply_guideline", "patient_record", "search_guidelines"],
           "guideline": ["apply_guideline", "search_guidelines", "patient_record"],
+          "summary": ["list_studies", "retrieve_reports", "patient_record"],
           "see": ["list_studies", "segment", "measure"], "size": ["measure", "segment"]}  # fmt: skip
 """Whose evidence leads the answer, by what was asked."""
 _ORDER = ["retrieve_reports", "patient_record", "list_studies", "segment", "measure", "classify", "explain_image_metadata",
@@ -22,7 +24,7 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
             results: dict[str, list[str]]) -> dict[str, Any]:  # fmt: skip
     """A draft: statements with evidence ids, what is missing, whether it abstains and why."""
     said = phrases(asked.language)
-    why = steps.refusal(asked, case)
+    why = None if results else steps.refusal(asked, case)
     if why:
         return {"statements": [], "missing": [], "abstained": True, "lead": said[why]}
     if asked.premise and not (results.get("patient_record") or results.get("retrieve_reports")):
@@ -73,12 +75,14 @@ def _sentence(asked: Understanding, row: dict[str, Any]) -> str:
     if asked.language == "en":
         return str(row["statement"])
     said = phrases(asked.language)
-    title = row["title"].split(":")[0]
+    title = re.sub(r" [SR]\d+(\.\d+)?$", "", row["title"].split(":")[0])
     if title in said["titles"] and isinstance(value, dict):
         words = said["words"]
         percent = round(100 * value["probability"]) if "probability" in value else ""
         return str(said["titles"][title].format(side=words.get(value.get("side"), ""), percent=percent,
-                                                label=words.get(value.get("label"), value.get("label"))))  # fmt: skip
+                                                label=words.get(value.get("label"), value.get("label")), handle=value.get("handle"),
+                                                date=value.get("date") or "?", series=", ".join(value.get("series", [])),
+                                                modality="/".join(value.get("modalities", []))))  # fmt: skip
     return str(said["quote"].format(statement=row["statement"]))
 
 

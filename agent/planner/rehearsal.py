@@ -1,11 +1,13 @@
 """What the built-in planner would do for a described case (the form of shared/questions), without running a tool."""
 
+import re
 from typing import Any
 
 from agent.planner import steps
 from agent.planner.builtin import with_facts
 from agent.planner.understand import Reader
 from knowledge.guidelines.minilm import MiniLM
+from knowledge.records.search import SYNONYMS
 from knowledge.studies.intake import body_part_of
 from tools.registry import tool_types
 
@@ -19,9 +21,19 @@ def rehearse(case: dict[str, Any], history: list[dict[str, Any]], question: str)
     if steps.refusal(asked, inventory):
         return {"tools": [], "abstain": True, "language": asked.language}
     calls = steps.wanted(asked, inventory, [t["name"] for t in offered], found=False)
+    records = " ".join(inventory["records"]).lower()
+    tools = {c.tool for c in calls}
+    nowhere = tools == {"patient_record"} and not any(_named(t, records) for c in calls for t in c.arguments["topics"])
+    dates = [str(r["date"] or "") for r in inventory["reports"]]
+    unread = tools == {"retrieve_reports"} and not any((asked.month or "") in d for d in dates)
     no_prior = "growth" in asked.intents and not asked.rules and steps.comparable(inventory) < 2
-    abstain = bool(asked.premise or asked.organ or no_prior or not calls)
+    abstain = bool(asked.premise or asked.organ or no_prior or nowhere or unread or not calls)
     return {"tools": list(dict.fromkeys(c.tool for c in calls)), "abstain": abstain, "language": asked.language}
+
+
+def _named(topic: str, records: str) -> bool:
+    """True where the record's names speak of `topic`."""
+    return topic == "all" or bool(re.search(SYNONYMS.get(topic, re.escape(topic)), records, re.I)) or topic == "laboratory"
 
 
 def inventory_of(case: dict[str, Any]) -> dict[str, Any]:

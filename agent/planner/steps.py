@@ -19,8 +19,9 @@ class Call:
 # Why the built-in planner abstains; the keys are those of the phrase catalogues.
 Abstention = str
 
-_TOOL_OF = {"size": ["segment", "measure"], "see": ["list_studies", "segment", "measure"], "type": ["classify"],
-            "report": ["retrieve_reports"], "metadata": ["explain_image_metadata"], "list": ["list_studies"]}  # fmt: skip
+_TOOL_OF = {"size": ["segment", "measure"], "see": ["list_studies", "segment", "measure"], "where": ["segment"], "finding": ["retrieve_reports"], "type": ["classify"],
+            "report": ["retrieve_reports"],
+    "summary": ["list_studies", "retrieve_reports", "patient_record"], "metadata": ["explain_image_metadata"], "list": ["list_studies"]}  # fmt: skip
 
 
 def comparable(case: dict[str, Any] | None) -> int:
@@ -33,9 +34,21 @@ def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | N
     """Why no tool is called at all, if so."""
     if "hostile" in asked.intents or ("order" in asked.intents and "guideline" not in asked.intents):
         return "order" if "order" in asked.intents else "out_of_scope"
-    if not asked.intents and not asked.rules and max(asked.tools.values(), default=0.0) < NEAR:
+    if not (asked.intents or asked.rules or asked.premise or asked.organ) and max(asked.tools.values(), default=0.0) < NEAR:
         return "out_of_scope"
-    wants_case = set(asked.intents) & {"size", "see", "type", "report", "metadata", "list", "growth", "record"}
+    wants_case = set(asked.intents) & {
+        "size",
+        "see",
+        "type",
+        "report",
+        "metadata",
+        "list",
+        "growth",
+        "record",
+        "where",
+        "finding",
+        "summary",
+    }
     if case is None and wants_case and not set(asked.intents) & {"guideline", "contrast"}:
         return "no_case"
     return None
@@ -51,6 +64,10 @@ def wanted(asked: Understanding, case: dict[str, Any] | None, offered: Sequence[
         return [Call("list_studies", {})]
     calls = _growth(asked, case) if "growth" in asked.intents else []
     for intent in asked.intents:
+        if intent == "finding" and len(asked.intents) > 1:
+            continue  # what is asked for has a tool of its own; reports are searched where nothing else fits
+        if intent == "type" and "who_cns_2021_glioma" in asked.rules:
+            continue  # an integrated diagnosis comes from pathology, not from the classifier
         for tool in _TOOL_OF.get(intent, []):
             calls.append(Call(tool, _arguments(tool, asked)))
     calls += _record(asked) + _rules(asked, case)
@@ -65,8 +82,8 @@ def wanted(asked: Understanding, case: dict[str, Any] | None, offered: Sequence[
 
 
 def _growth(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
-    if asked.rules and asked.facts:
-        return []
+    if asked.rules and any(isinstance(v, float) for v in asked.facts.values()):
+        return []  # the question brings its own numbers: the rule alone answers it
     if comparable(case) < 2:
         return [Call("list_studies", {})]
     handles = [s["handle"] for s in (case or {})["studies"] if set(s["modality"]) - {"SEG"}]
@@ -75,8 +92,12 @@ def _growth(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
 
 def _arguments(tool: str, asked: Understanding) -> dict[str, Any]:
     study = {"study": asked.handle} if asked.handle and asked.handle.startswith("S") else {}
+    if tool != "explain_image_metadata" and study:
+        study = {"study": study["study"].split(".")[0]}
     if tool == "retrieve_reports":
         report = {"report": asked.handle} if asked.handle and asked.handle.startswith("R") else {}
+        if "summary" in asked.intents:
+            return {"query": "impression"}
         month = {"month": asked.month} if asked.month else {}
         return {"query": asked.subject[:2000], **report, **month, **({"last": True} if asked.last and not month else {})}
     if tool == "search_guidelines":
@@ -91,6 +112,8 @@ def _arguments(tool: str, asked: Understanding) -> dict[str, Any]:
 def _record(asked: Understanding) -> list[Call]:
     if "contrast" in asked.intents:
         return [Call("patient_record", {"topics": ["creatinine", "egfr"]})]
+    if "who_cns_2021_glioma" in asked.rules:
+        return [Call("patient_record", {"topics": ["molecular"]})]
     if "record" in asked.intents and "report" not in asked.intents:
         return [Call("patient_record", {"topics": list(asked.topics) or ["all"]})]
     return []
@@ -105,6 +128,8 @@ def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
     if "guideline" in asked.intents and glioblastoma and not asked.rules and "contrast" not in asked.intents:
         names.append("gbm_mgmt_stupp")
     calls = []
+    if "fleischner_2017" in names and "size_mm" not in asked.facts:
+        calls.append(Call("measure", {}))
     for name in dict.fromkeys(names):
         known = RULES[name].spec["facts"]
         calls.append(Call("apply_guideline", {"guideline": name, "facts": {n: v for n, v in asked.facts.items() if n in known}}))

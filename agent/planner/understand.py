@@ -24,35 +24,41 @@ CUES: dict[str, str] = {
     "order": r"\b(give|administer|inject|prescribe|start|stop|order|book|schedule|cancel|delete|discharge)\b.{0,30}"
              r"\b(the patient|her|him|mg\b|scanner|appointment|now|tomorrow|monday|tuesday|wednesday|thursday|friday|records?)",
     "hostile": r"ignore (your|all|previous|the) .{0,20}(instruction|rule)|patient list|system prompt|raw .{0,20}(list|dump)|"
-               r"other patients?'?s?\b|password|api key",
+               r"other patients?'?s?\b|password|api key|please follow it|mark (this|it) as (benign|malignant|normal)",
     "growth": r"\bgrown?\b|\bgrowth\b|\bprogress|\bcompar|\bsince\b|bigger than|larger than|shr[aiu]nk|pseudoprogression|"
               r"\bresponse\b|doubling time|\bprior\b",
     "size": r"\bhow (big|large)\b|\bsizes?\b|\bvolumes?\b|\bdiameters?\b|\bdimensions?\b|\bmeasur|\bin (ml|mm|cm)\b|\blongest\b",
-    "see": r"\bwhat (do|can|does) (you|it|one|we) see\b|\byou see\b|\bdescribe\b|\bsegment|\boutline|\bwhere (is|does|are)\b|"
-           r"\bwhich side\b|\babnormal|\bfindings\b|\bis there a (mass|tumou?r|lesion)\b|show .{0,12}mask|\blocation\b",
+    "see": r"\bwhat (do|can|does) (you|it|one|we) see\b|\byou see\b|\bdescribe\b|\bsegment(?! ?\d)|\boutline|\babnormal|"
+    r"\bfindings\b|\bis there a (mass|tumou?r|lesion)\b|show .{0,12}mask",
+    "where": r"\bwhere (is|does|are|exactly)\b|\bwhich side\b|\blocation\b|\blocated\b",
+    "finding": r"\b(is|was|are|were) there\b|\bany (signs?|evidence|other)\b|\bdo(es)? (it|the \w+) (bleed|enhance|calcif)\w*",
     "type": r"\btumou?r type\b|\bwhat (kind|type)\b|\bwhich type\b|\bmost likely\b|\bdiagnos(is|e)\b|\bdifferential\b|"
-            r"\b(glioma|meningioma|pituitary)\b.{0,25}\?|\bbenign\b|\bmalignant\b|\bis (this|it) cancer\b|\bclassif|\bhow sure\b",
+            r"\b(glioma|meningioma|pituitary)\b.{0,25}\?|\b(is|are|was) (this|it|that|the \w+|these) .{0,24}\b(benign|malignant|cancer)|\bbenign or malignant\b|\bif this is cancer\b|\bclassif|\bhow sure\b",
     "report": r"\breports?\b|\bradiologist\b|\bwrote\b|\bdictat|\bimpression\b|\bpathology\b",
     "contrast": r"\bgadolin|\bcontrast (agent|medi)|\bkidney function|\begfr\b(?! ?mut)|\bcontrast safe|\bnsf\b|iodinated",
     "record": r"\blabs?\b|\blaborator|\bcreatinine\b|\bplatelets?\b|\bha?emoglobin\b|\bkarnofsky\b|\bkps\b|\bmgmt\b|\bidh\b|"
               r"\ballerg|\bmedications?\b|\bconditions?\b|\bmolecular\b|\bpsa\b|\bafp\b|\bbilirubin\b|\bhistory\b|\bdead\b|\bdied\b",
     "guideline": r"\bguidelines?\b|\brecommend|\bstandard (of care|treatment)|\btreat|\btherap|\bshould (we|i|she|he)\b|"
                  r"\bafter surgery\b|\bfirst[\s-]line\b|\boptions?\b|\bwhat next\b|\bnext step|\bfollow[\s-]?up\b|\boffer\b|"
-                 r"\bcan (i|we) (start|give)\b|\bmanagement\b",
+                 r"\bcan (i|we) (start|give)\b|\bmanagement\b|\bchange anything\b|\bdoes (it|that) (matter|change)\b|\bare we done\b|"
+    r"\bradiosurg|\bsrs\b|\beligible\b|\bstag(e|ing)\b|\bprogno|pseudoprogression|"
+    r"\b(li|lung|bi|ti|pi|o)-?\s?rads\b|\bbosniak\b|\bbclc\b|\blugano\b|\bdeauville\b|\btnm\b|\balbi\b|child.?pugh",
     "metadata": r"\bslice thickness\b|\bkernel\b|\bdose\b.{0,15}\?|\bspacing\b|\bscanner\b|\bfield strength\b|\btesla\b|"
                 r"\bdicom\b|\bacquired\b|\bvoxel|\bmatrix\b|\b(tr|te)\b(?= and| of|\?)|\bprotocol\b|\bhounsfield\b",
+    "summary": r"\bsummar|\boverview\b|\bin \d+ lines\b|\bbring me up to speed\b",
     "list": r"\b(which|what|list|how many)\b.{0,20}\b(studies|scans|images|imaging|series|examinations)\b|\bwho is this patient\b",
 }  # fmt: skip
 
 # Rules that a question can ask for by name or by subject.
 RULE_CUES: dict[str, str] = {
-    "rano_2_0": r"\brano\b", "recist_1_1": r"\bm?recist\b(?<!mrecist)", "fleischner_2017": r"\bfleischner\b",
+    "rano_2_0": r"\brano\b", "recist_1_1": r"\bm?recist\b(?<!mrecist)", "fleischner_2017": r"\bfleischner\b|\bnodule\b.{0,50}\bfollow|\bfollow.{0,30}\bnodule",
     "volume_doubling_time": r"doubling time", "who_cns_2021_glioma": r"integrated diagnosis|\bwho 2021\b|\bwho grade\b|cns5",
 }  # fmt: skip
 
 _SITES = {"liver": "ABDOMEN", "hepatic": "ABDOMEN", "lung": "CHEST", "pulmonary": "CHEST", "breast": "BREAST", "prostate": "PROSTATE",
           "kidney": "ABDOMEN", "renal": "ABDOMEN", "thyroid": "NECK", "bone": "BONE", "spine": "SPINE", "pancreas": "ABDOMEN",
-          "brain": "BRAIN", "cerebral": "BRAIN", "heart": "CHEST", "bladder": "PELVIS"}  # fmt: skip
+          "brain": "BRAIN", "cerebral": "BRAIN", "heart": "CHEST", "bladder": "PELVIS", "spleen": "ABDOMEN",
+          "stomach": "ABDOMEN", "adrenal": "ABDOMEN", "colon": "ABDOMEN", "ovary": "PELVIS", "uterus": "PELVIS"}  # fmt: skip
 _SITE = re.compile(
     rf"\b({'|'.join(_SITES)})\b(?:\s+(metasta\w*|mets|lesions?|nodules?|tumou?rs?|cysts?|mass(?:es)?|cancer|function))?", re.I
 )
@@ -125,9 +131,10 @@ class Reader:
         return Understanding(
             question=question, english=english, language=language, intents=intents, tools=scores, rules=rules,
             topics=_topics(english, case), subject=_subject(english), unit=extract.unit_wished(english),
-            month=extract.month(english), handle=extract.handle(question, _handles(case)),
+            month=extract.month(english),
+            handle=extract.handle(question, _handles(case)) or _by_sequence(english, case),
             last=bool(re.search(r"\b(last|latest|newest|most recent)\b", english, re.I)),
-            premise=site, organ=part, facts=extract.facts(english, names),
+            premise=site, organ=None if rules or "guideline" in intents else part, facts=extract.facts(english, names),
         )  # fmt: skip
 
     def _scores(self, english: str, tools: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -159,6 +166,13 @@ def _handles(case: dict[str, Any] | None) -> list[str]:
     return [h for s in case.get("studies", []) for h in (s["handle"], *(q["handle"] for q in s["series"]))] + [
         r["handle"] for r in case.get("reports", [])
     ]
+
+
+def _by_sequence(english: str, case: dict[str, Any] | None) -> str | None:
+    """The one series whose sequence the question names, if it names one."""
+    series = [q for s in (case or {}).get("studies", []) for q in s["series"] if q.get("sequence")]
+    named = [q["handle"] for q in series if re.search(rf"\b{q['sequence']}\b", english, re.I)]
+    return str(named[0]) if len(named) == 1 else None
 
 
 def _topics(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ SIMILAR = 0.62
 """Cosine above which half of the asked words are enough (tuned on the sample report)."""
 RELATED = 0.30
 """Cosine below which shared words are taken for chance."""
+SECTIONS = ("INDICATION", "TECHNIQUE", "COMPARISON", "FINDINGS", "IMPRESSION", "CONCLUSION", "DIAGNOSIS", "RECOMMENDATION")
+"""Sections that can be asked for as a whole ("What was the impression?"); the newest report comes first."""
 PARTLY = 0.5
 """Share of the asked words that a similar sentence has to contain: meaning alone brings in its neighbours."""
 SHARED = 0.6
@@ -45,6 +47,7 @@ class SentenceHit:
 def stem(word: str) -> str:
     """A crude English stem, enough to match plurals and adjectives (ventricle, ventricles, ventricular)."""
     word = re.sub(r"(ies)$", "y", word.lower())
+    word = word.replace("ae", "e").replace("oe", "e").replace("our", "or")  # haemorrhage, oedema, tumour
     word = re.sub(r"(ular|ules?|les?|al|ous|ing|ed|es|s)$", "", word) if len(word) > 5 else word.rstrip("s")
     return word[:8]
 
@@ -75,6 +78,10 @@ class RecordSearch:
     def sentences(self, query: str, reports: Sequence[Report], limit: int = 4) -> list[SentenceHit]:
         """The sentences that answer `query`, best first; empty where no report speaks of it."""
         words = content_words(query)
+        if named := [s for s in SECTIONS if s.lower() in query.lower()]:
+            words = [w for w in words if w not in {stem(s) for s in SECTIONS}]
+            if not words:
+                return [SentenceHit(r, s, 1.0) for r in reports[::-1] for s in _cut(r.text) if s.section in named][:limit]
         if not words:
             return []
         sides = {s for s in ("left", "right") if re.search(rf"\b{s}\b", query, re.I)}

@@ -100,6 +100,11 @@ function written(answer) {
     line.append(node('span', messages.ways[kind] ?? '', 'how'), statement.text, ...statement.evidence.map((id) => chip(evidence[id])));
     box.append(line);
   }
+  for (const conflict of answer.conflicts) {
+    const both = node('div', null, 'missing');
+    both.append(node('strong', messages.conflict), ...conflict.statements.map((s) => node('p', s)), ...conflict.evidence.map((id) => chip(evidence[id])));
+    box.append(both);
+  }
   if (answer.missing.length) {
     const missing = node('div', null, 'missing');
     const list = node('ul');
