@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import logging
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict
@@ -21,7 +23,9 @@ from agent.memory import Memory
 from agent.prompts import prompt
 from knowledge.evidence import Evidence
 from tools.base import CaseTool, Missing, Reply
-from tools.errors import ToolError
+from tools.errors import Failed, ToolError
+
+log = logging.getLogger("consilium.agent")
 
 MAX_ROUNDS = 6
 """Plan-and-act rounds before the answer is composed with what there is."""
@@ -97,6 +101,10 @@ async def _call(call: ToolCall, turn: Turn) -> ToolMessage:
         status, message = error.status, f"{error}. {error.hint}".strip()
         if status == "not_applicable":
             turn.missing.append(Missing(what=f"input for {name}", why=str(error), would_change=error.hint or "it could run"))
+    except Exception as error:  # noqa: BLE001 (tools come from anywhere: one that breaks must not take the answer with it)
+        run = uuid.uuid4().hex[:12]
+        log.error("run %s: the tool %s broke with %s", run, name, type(error).__name__)
+        status, message = Failed.status, f"the tool broke; the log names it as run {run}"
     seconds = round(time.perf_counter() - started, 3)
     numbered = turn.memory.number(turn.scope, reply.facts, turn.patient_id) if reply else []
     turn.evidence.update({e.id: e for e in numbered})

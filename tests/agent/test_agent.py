@@ -7,7 +7,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, ToolMessage
 
 from agent import grounding
 from agent.answer import PlannerRef, draft_schema
@@ -215,6 +215,40 @@ async def test_an_openai_compatible_server_is_driven_with_one_prefix(
     for earlier, later in itertools.pairwise(plans):
         assert later[: len(earlier)] == earlier
     assert sample.PATIENT_ID not in json.dumps(requests) and "Sample Patient" not in json.dumps(requests)
+
+
+async def test_a_stopped_answer_leaves_no_open_call(resources: Resources, sample_archive: Archive, tmp_path: Path) -> None:
+    script = ScriptedModel(lines=[
+        AIMessage("", tool_calls=[{"name": "classify", "args": {}, "id": "c1"}]),
+        AIMessage(""),
+        AIMessage(json.dumps({"missing": [], "abstained": True, "lead": "Nothing."})),
+    ])  # fmt: skip
+    ref = PlannerRef(kind="llm", model="scripted")
+    async with Assistant(sample_archive, resources, Memory(tmp_path / "m.db"), script, ref, tmp_path / "c.db") as assistant:
+        conversation = assistant.open(patient_id=sample.PATIENT_ID)
+        async with aclosing(assistant.stream(conversation.id, "What type is it?")) as events:
+            async for event in events:
+                if event.name == "tool.started":
+                    break
+        await asyncio.sleep(0.5)
+        assert (await assistant.ask(conversation.id, "Never mind.")).abstained
+    said = script.seen[-1]
+    calls = [c["id"] for m in said if isinstance(m, AIMessage) for c in m.tool_calls]
+    assert calls == ["c1"] and {m.tool_call_id for m in said if isinstance(m, ToolMessage)} == {"c1"}
+
+
+async def test_a_tool_that_breaks_does_not_take_the_answer_with_it(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tools.records import PatientRecord
+
+    def broken(self: PatientRecord, arguments: object) -> None:
+        raise RuntimeError("Zebulon Quarkmann has a secret")
+
+    monkeypatch.setattr(PatientRecord, "answer", broken)
+    question = "Is her kidney function good enough for gadolinium?"
+    answer = await assistant.ask(assistant.open(patient_id=sample.PATIENT_ID).id, question)
+    (step,) = [s for s in answer.plan if s.tool == "patient_record"]
+    assert step.status == "failed" and "run" in (step.message or "")
+    assert answer.statements and "Zebulon" not in answer.model_dump_json()
 
 
 def test_the_draft_schema_is_bounded() -> None:
