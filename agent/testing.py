@@ -120,6 +120,7 @@ def dicom_series(
     study, series = study_uid or generate_uid(), generate_uid()
     columns, rows, normals = (lps[:3, i] for i in range(3))
     dx, dy, dz = (float(np.linalg.norm(v)) for v in (columns, rows, normals))
+    signed = bool(array.min() < 0)
     files = []
     for k in range(array.shape[2]):
         meta = FileMetaDataset()
@@ -137,9 +138,9 @@ def dicom_series(
         made.ImageOrientationPatient = [*(columns / dx), *(rows / dy)]
         made.ImagePositionPatient = [float(v) for v in lps[:3, 3] + k * normals]
         made.BitsAllocated = made.BitsStored = 16
-        made.HighBit, made.PixelRepresentation, made.SamplesPerPixel = 15, 0, 1
+        made.HighBit, made.PixelRepresentation, made.SamplesPerPixel = 15, int(signed), 1
         made.PhotometricInterpretation = "MONOCHROME2"
-        made.PixelData = np.ascontiguousarray(array[:, :, k].T.astype("<u2")).tobytes()
+        made.PixelData = np.ascontiguousarray(array[:, :, k].T.astype("<i2" if signed else "<u2")).tobytes()
         buffer = io.BytesIO()
         pydicom.dcmwrite(buffer, made, enforce_file_format=True)
         files.append(buffer.getvalue())

@@ -170,3 +170,42 @@ def test_missing_facts_are_named(bench: Bench) -> None:
     assert reply.facts[0].value["values"]["egfr_ml_min_1_73m2"] == pytest.approx(84.9, abs=0.1)
     assert reply.facts[0].value["checked"] is False
     assert "agent group" in [m.what for m in reply.missing]
+
+
+def test_the_same_patient_as_dicom_has_the_same_millimetres(
+    bench: Bench, resources: Resources, archive: Archive, case: Case
+) -> None:
+    """The sample's series written as DICOM: same outline, sizes, side and class; evidence names the instance of its frame."""
+    for name in ("FLAIR", "T1c"):
+        (series,) = [q for q in case.studies[0].series if q.sequence == name]
+        volume = case.volume(series).oriented("LPS")
+        lps = np.diag([-1.0, -1, 1, 1]) @ volume.affine
+        label = "T1 post contrast" if name == "T1c" else name
+        files = dicom_series(volume.array, lps, patient_id="SAME", description=label, study_uid="1.2.3.4.5")
+        archive.add([Incoming(f"{name}{i}.dcm", f) for i, f in enumerate(files)])
+    other = Bench(resources, open_case(archive, patient_id="SAME"))
+    values = []
+    for place in (bench, other):
+        measured = tool_types()["measure"].bound(place).reply({}).facts
+        (found,) = tool_types()["segment"].bound(place).reply({}).facts
+        (kind,) = tool_types()["classify"].bound(place).reply({}).facts
+        values.append(([(f.title, f.value) for f in measured], found.value["side"], kind.value, found.source.frame))
+        uid = measured[1].source.sop_instance_uids
+    assert values[0] == values[1]
+    assert len(uid) == 1
+    instance = other.case.volume(next(q for q in other.case.studies[0].series if q.sequence == "FLAIR"))
+    assert instance.sop_instance_uids[values[1][3]] == uid[0]
+
+
+def test_a_few_voxels_and_the_scale_of_grey_values_decide_nothing(bench: Bench) -> None:
+    from monai.data import MetaTensor
+
+    done = outline(bench)
+
+    def volume(array: np.ndarray) -> float:
+        image = MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(done.volume.affine))
+        return float(done.bundle.segment(image).sum())
+
+    plain = done.volume.array
+    assert volume(plain.clip(0)) == pytest.approx(volume(plain), rel=0.02)  # 1,561 negative voxels of 1.2 million
+    assert volume(plain * 3.3) == pytest.approx(volume(plain), rel=0.001)

@@ -4,7 +4,9 @@ import torch
 from monai.networks.layers import GaussianFilter
 from torch import Tensor, nn
 
-BINS = 200
+BINS = 1000
+SMOOTHING = 20.0
+"""Bins between the 1st and the 99th percentile, and the Gaussian over them (in bins), so that a bin's edge decides nothing."""
 HALF_WIDTH_TO_SIGMA = 1.1774
 """Half the width of a normal distribution at half its height is this many standard deviations (sqrt(2 ln 2))."""
 
@@ -18,7 +20,7 @@ def tissue_peak(values: Tensor) -> tuple[Tensor, Tensor]:
     low = values.kthvalue(max(1, int(0.01 * count))).values
     high = values.kthvalue(max(1, int(0.99 * count))).values
     counts = torch.histc(values, BINS, float(low), float(high))
-    smooth = GaussianFilter(1, 4.0)(counts[None, None])[0, 0]
+    smooth = GaussianFilter(1, SMOOTHING)(counts[None, None])[0, 0]
     width = (high - low) / BINS
     peak = int(smooth.argmax())
     below = (smooth[:peak] < smooth[peak] / 2).nonzero()
