@@ -24,7 +24,8 @@ from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import Incoming
 from tests.conftest import shared
 from tests.questions import QUESTIONS, Asked, judge
-from tools.base import Resources
+from tools.base import Bench, Resources
+from tools.registry import tool_types
 
 
 @pytest.mark.parametrize("asked", QUESTIONS, ids=lambda a: a.text[:40])
@@ -165,9 +166,10 @@ def drafted(*statements: tuple[str, list[str]], **more: object) -> str:
 
 
 async def test_a_language_model_plans_and_its_false_number_is_taken_out(
-    resources: Resources, sample_archive: Archive, tmp_path: Path
+    resources: Resources, sample_archive: Archive, bench: Bench, tmp_path: Path
 ) -> None:
-    true = ("The outlined tumour has a volume of 20.2 mL.", ["E1"])
+    volume = tool_types()["measure"].bound(bench).reply({}).facts[0].value
+    true = (f"The outlined tumour has a volume of {volume} mL.", ["E1"])
     false = ("The tumour measures 55 mm.", ["E2"])
     script = ScriptedModel(lines=[
         AIMessage("", tool_calls=[{"name": "measure", "args": {}, "id": "c1"}]),
