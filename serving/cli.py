@@ -150,8 +150,7 @@ def ask(
         _fail(WRONG_USAGE, "name files, --records or --patient", "consilium ask PATH… -q …")
     with tempfile.TemporaryDirectory(prefix="consilium-") as temporary:
         house = _house(data=data or Path(temporary), llm_url=llm_url, llm_model=llm_model)
-        wanted = [*(paths or []), *([records] if records else [])]
-        case = {"patient_id": patient} if patient else _case_of(house, wanted)
+        case = {"patient_id": patient} if patient else _case_of(house, paths or [], records)
         answer = asyncio.run(_asked(house, case, [*(before or []), question]))
         if out is not None:
             from serving.print_out import write_page
@@ -165,11 +164,18 @@ def ask(
         typer.echo("\nResearch use only; not a medical device.")
 
 
-def _case_of(house: "House", paths: list[Path]) -> dict[str, Any]:
-    done = _imported(house.archive, paths, None)
-    for rejected in done.rejected:
+def _case_of(house: "House", paths: list[Path], records: Path | None) -> dict[str, Any]:
+    """The one patient of the files. `--records` says whose they are: a PACS and an EHR rarely share an identifier."""
+    from knowledge.studies.intake import Hints
+
+    parts = [_imported(house.archive, paths, None)] if paths else []
+    owners = {o for p in parts for o in p.patient_ids}
+    if records is not None and len(owners) <= 1:
+        owner = next(iter(owners), None)
+        parts.append(_imported(house.archive, [records], Hints(patient_id=owner)))
+        owners |= parts[-1].patient_ids
+    for rejected in (r for p in parts for r in p.rejected):
         typer.echo(f"refused {rejected.file}: {rejected.reason}", err=True)
-    owners = done.patient_ids
     if not owners:
         _fail(REFUSED, "nothing could be taken in")
     if len(owners) > 1:

@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from agent.testing import dicom_series
 from knowledge import sample
 from tests.conftest import shared
 
@@ -34,6 +36,18 @@ def test_ask_on_files_gives_one_answer_on_stdout(tmp_path: Path) -> None:
     answer = json.loads(done.stdout)
     assert "71 µmol/L" in answer["text"] and "patient_record" in done.stderr
     assert "71 µmol/L" in (tmp_path / "out" / "answer.html").read_text()
+
+
+def test_records_belong_to_the_images_they_are_given_with(tmp_path: Path) -> None:
+    files = dicom_series(np.ones((16, 16, 3), np.uint16), np.eye(4), patient_id="PACS-7")
+    for number, data in enumerate(files):
+        (tmp_path / f"{number}.dcm").write_bytes(data)
+    asked = ("-q", "What is the creatinine, and which studies are there?", "--json")
+    done = run("ask", str(tmp_path), "--records", str(sample.FOLDER / "bundle.json"), *asked)
+    assert done.returncode == 0, done.stderr
+    assert {e["kind"] for e in json.loads(done.stdout)["evidence"]} == {"record", "finding"}
+    mixed = run("ask", str(tmp_path), str(sample.FOLDER / "bundle.json"), *asked)
+    assert mixed.returncode == 3 and "2 patients" in mixed.stderr
 
 
 def test_ask_writes_pictures(data_with_sample: Path, tmp_path: Path) -> None:
