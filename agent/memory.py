@@ -1,5 +1,6 @@
 """Conversations, their messages and numbered evidence, kept in a database; nothing here is held in a global."""
 
+import re
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -150,9 +151,14 @@ class Memory:
             return numbered
 
     def evidence(self, full_id: str) -> tuple[Evidence, str | None]:
-        """The evidence `conversation.E7`, and the patient whose it is."""
+        """The evidence `conversation.E7`, and the patient whose it is. A bare `E7` will do while only one conversation has it."""
         with Session(self.engine) as session:
             row = session.get(EvidenceRow, full_id)
+            if row is None and re.fullmatch(r"E\d+", full_id):
+                same = session.scalars(select(EvidenceRow).where(EvidenceRow.number == int(full_id[1:])).limit(2)).all()
+                if len(same) > 1:
+                    raise Unknown(f"several conversations have an {full_id}", "use the href of the answer's evidence")
+                row = same[0] if same else None
             if row is None:
                 raise Unknown(f"there is no evidence {full_id}", "use the href of an answer's evidence")
             return Evidence.model_validate(row.data), row.patient_id

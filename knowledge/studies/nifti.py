@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
@@ -17,6 +18,20 @@ from knowledge.studies.volume import Volume
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it reports header repairs on stderr
 
+BROKEN = (
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    OverflowError,
+    OSError,
+    MemoryError,
+    AttributeError,
+)
+"""What nibabel raises on damaged files; each is a reason to refuse the file."""
 MAX_VOXELS = 2**30
 """Volumes above one giga-voxel are refused: no clinical series is that large, a forged header is."""
 
@@ -37,12 +52,17 @@ def open_nifti(data: bytes, name: str) -> nib.Nifti1Image | nib.Nifti2Image:
         if len(raw) < expected:
             raise Refused(f"the NIfTI file holds {len(raw)} of at least {expected} bytes", "send the whole file")
         image = kind.from_bytes(raw)
-    except (ImageFileError, HeaderDataError, WrapStructError, ValueError, KeyError, TypeError, EOFError, OverflowError) as error:
+    except BROKEN as error:
         raise Refused(f"the NIfTI header can't be read ({type(error).__name__})", "export the file again") from error
     if len([n for n in image.shape if n > 1]) > 3 or len(image.shape) < 2:
         raise Refused(f"a NIfTI of shape {image.shape} isn't one volume", "send one file for each volume")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
         raise Refused("the NIfTI affine is singular, so lengths would be wrong", "export the file again")
+    try:
+        if np.isnan(io_orientation(image.affine)).any():
+            raise ValueError("an axis has no direction")
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise Refused("the NIfTI affine names no orientation", "export the file again") from error
     return image
 
 
@@ -64,7 +84,10 @@ def unzipped(data: bytes) -> bytes:
 def volume_of(data: bytes, name: str) -> Volume:
     """The voxels of `data` as stored, rescaled by the header's slope, as float32 [i, j, k]."""
     image = open_nifti(data, name)
-    array = np.asarray(image.dataobj, dtype=np.float32)
+    try:
+        array = np.asarray(image.dataobj, dtype=np.float32)
+    except BROKEN as error:
+        raise Refused("the NIfTI file is cut short or its data type can't be read", "send the whole file") from error
     array = array.reshape((*array.shape[:2], -1))
     return Volume(array, np.asarray(image.affine, float), "axial")
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -105,7 +106,10 @@ def test_plan_of_a_described_case(tmp_path: Path) -> None:
 def test_the_server_starts_prints_its_link_and_stops(tmp_path: Path) -> None:
     import httpx
 
-    server = subprocess.Popen([sys.executable, "-m", "serving", "serve", "--sample", "--data", str(tmp_path), "--port", "8499"], cwd=ROOT,
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    server = subprocess.Popen([sys.executable, "-m", "serving", "serve", "--sample", "--data", str(tmp_path), "--port", port], cwd=ROOT,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})  # fmt: skip
     try:
         assert server.stdout is not None
@@ -116,13 +120,13 @@ def test_the_server_starts_prints_its_link_and_stops(tmp_path: Path) -> None:
         key = link.strip().split("#key=")[1]
         for _ in range(100):
             try:
-                ready = httpx.get("http://127.0.0.1:8499/readyz", timeout=2)
+                ready = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2)
                 break
             except httpx.TransportError:
                 time.sleep(0.1)
         assert ready.json()["status"] == "ok"
-        assert httpx.get("http://127.0.0.1:8499/v1/studies").status_code == 401
-        studies = httpx.get("http://127.0.0.1:8499/v1/studies", headers={"Authorization": f"Bearer {key}"}).json()
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/studies").status_code == 401
+        studies = httpx.get(f"http://127.0.0.1:{port}/v1/studies", headers={"Authorization": f"Bearer {key}"}).json()
         assert studies[0]["patient_id"] == sample.PATIENT_ID
     finally:
         server.send_signal(signal.SIGTERM)
