@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from knowledge.evidence import Fact, ImageRef, Kind
 from knowledge.studies.model import Series, Study
-from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
+from tools.base import Card, CaseTool, Cost, Missing, Reply
 from tools.concepts import IMAGE_METADATA, STUDY_CONTENT
 from tools.errors import NotApplicable
 
@@ -119,6 +119,3 @@ def _attributes(study: Study, series: Series) -> Fact:
                 value={"shape": series.shape, "spacing_mm": series.spacing_mm, **series.header},
                 source=ImageRef(study_id=study.id, series_uid=series.series_uid, frame=series.shape[-1] // 2,
                                 model=HEADER_READER, model_version=VERSION))  # fmt: skip
-
-
-NEEDS_IMAGES = Needs(modality=["CT", "MR", "US", "PT", "DX", "CR", "MG"])

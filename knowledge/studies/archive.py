@@ -16,7 +16,6 @@ from knowledge.studies import dicom, intake, nifti, picture, store
 from knowledge.studies.keeper import Keeper, instances_of
 from knowledge.studies.model import Geometry, Patient, Series, Study, StudySource
 from knowledge.studies.store import (
-    BundleRow,
     InstanceRow,
     ItemRow,
     Objects,
@@ -168,10 +167,6 @@ class Archive:
             rows = session.scalars(select(ItemRow).where(ItemRow.patient_id == patient_id))
             items = [RecordItem.model_validate(r.data) for r in rows]
         return sorted(items, key=lambda i: (i.date or "", i.id), reverse=True)
-
-    def bundle_notes(self, patient_id: str) -> list[str]:
-        with Session(self.engine) as session:
-            return [n for n in session.scalars(select(BundleRow.note).where(BundleRow.patient_id == patient_id)) if n]
 
 
 def _report(row: ReportRow) -> Report:

@@ -1,5 +1,6 @@
 """The HTTP interface: contract shapes, errors as problems, access as a matrix, nobody's name anywhere."""
 
+import gzip
 import io
 import itertools
 import json
@@ -92,9 +93,9 @@ def test_an_answer_and_its_evidence_open(client: TestClient) -> None:
     volume = next(e for e in answer["evidence"] if e["title"] == "Volume")
     opened = client.get(volume["href"]).json()["opened"]
     assert client.get(opened["png"]).content.startswith(b"\x89PNG")
-    mask = nib.Nifti1Image.from_bytes(__import__("gzip").decompress(client.get(volume["source"]["mask"]).content))
+    mask = nib.Nifti1Image.from_bytes(gzip.decompress(client.get(volume["source"]["mask"]).content))
     source = client.get(f"/v1/studies/{opened['study_id']}/series/{opened['series_id']}/volume.nii.gz")
-    grid = nib.Nifti1Image.from_bytes(__import__("gzip").decompress(source.content))
+    grid = nib.Nifti1Image.from_bytes(gzip.decompress(source.content))
     assert mask.shape == grid.shape and np.allclose(mask.affine, grid.affine)
     assert float((mask.get_fdata() > 0).sum()) / 1000 == pytest.approx(volume["value"], abs=0.06)
 

@@ -1,6 +1,7 @@
 """Every tool keeps the contract; the nine of the box do their work on the sample case."""
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -61,7 +62,7 @@ def test_a_tool_reaches_nothing_outside_its_case(bench: Bench) -> None:
 def test_the_mask_is_on_its_series_grid_and_close_to_the_reference(bench: Bench) -> None:
     done = outline(bench)
     assert done.mask.same_grid(done.volume)
-    reference = nib.load(__import__("pathlib").Path(__file__).parents[1] / "data" / "sample_consensus.nii.gz")
+    reference = nib.load(Path(__file__).parents[1] / "data" / "sample_consensus.nii.gz")
     truth, mine = np.asarray(reference.dataobj) > 0, done.mask.array > 0
     assert 2 * (truth & mine).sum() / (truth.sum() + mine.sum()) > 0.8
 
