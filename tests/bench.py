@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,24 +58,58 @@ def command(*arguments: str) -> float:
     return timed(lambda: subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True))
 
 
-def ready(data: Path, port: int) -> float:
-    """Seconds from the start of the process to its first answer on /readyz."""
+@contextmanager
+def served(data: Path, port: int) -> Iterator[tuple[str, float]]:
+    """A server on `port`: its URL, and the seconds from its start to its first answer on /readyz."""
     import httpx
 
-    start = time.perf_counter()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "serving", "serve", "--data", str(data), "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
+    start, url = time.perf_counter(), f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "serving", "serve", "--data", str(data), "--port", str(port), "--no-auth"]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         while True:
             try:
-                httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=1)
-                return time.perf_counter() - start
+                httpx.get(f"{url}/readyz", timeout=1)
+                break
             except httpx.TransportError:
                 time.sleep(0.02)
+        yield url, time.perf_counter() - start
     finally:
         server.terminate()
         server.wait()
+
+
+def ready(data: Path, port: int) -> float:
+    """Seconds from the start of the process to its first answer on /readyz."""
+    with served(data, port) as (_, seconds):
+        return seconds
+
+
+def streamed(data: Path, port: int) -> dict[str, float]:
+    """Over HTTP: milliseconds from the question to its first event, and to the first tool's start."""
+    import httpx
+
+    from knowledge import sample
+
+    first, step = [], []
+    with served(data, port) as (url, _), httpx.Client(base_url=url, timeout=60) as client:
+        for _ in range(8):
+            made = client.post("/v1/conversations", json={"patient_id": sample.PATIENT_ID}).json()["id"]
+            start, heard, began = time.perf_counter(), 0.0, 0.0
+            body, accept = {"text": "What is the creatinine?"}, {"Accept": "text/event-stream"}
+            with client.stream("POST", f"/v1/conversations/{made}/messages", json=body, headers=accept) as reply:
+                for line in reply.iter_lines():
+                    if line.startswith("event:"):
+                        heard = heard or time.perf_counter() - start
+                    if line == "event: tool.started":
+                        began = began or time.perf_counter() - start
+            first.append(heard)
+            step.append(began)
+    return {
+        "http_first_question_first_event_ms": 1000 * first[0],
+        "http_first_event_ms": 1000 * statistics.median(first),
+        "http_first_tool_started_ms": 1000 * statistics.median(step),
+    }
 
 
 async def talks(data: Path) -> dict[str, float]:
@@ -139,6 +173,7 @@ def main() -> None:
         figures["ready_first_s"] = ready(data, 8461)
         figures["ready_s"] = statistics.median(ready(data, 8462 + n) for n in range(3))
         figures |= asyncio.run(talks(data))
+        figures |= streamed(data, 8470)
     ours, peak, added = segmentation("ours")
     plain, plain_peak, plain_added = segmentation("plain")
     figures |= {
