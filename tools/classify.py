@@ -71,8 +71,10 @@ class Classify(CaseTool):
         import torch
 
         view = self._view(arguments.study)
+        # A picture without a header may be a brain MRI; one that is said to be something else is not.
         part = view.series.body_part or view.study.body_part.split("/")[0] or "BRAIN"
-        bundle = self.bench.resources.catalogue.pick("classification", part, "MR")
+        modality = "MR" if view.series.modality == "OT" else view.series.modality
+        bundle = self.bench.resources.catalogue.pick("classification", part, modality)
         tensors = [torch.from_numpy(s) for s in view.slices]
         distance, limits = float(bundle.novelty(tensors).mean()), bundle.card.novelty
         if distance > limits["refuse"]:
@@ -103,6 +105,15 @@ class Classify(CaseTool):
         missing = [Missing(what="histology with molecular markers", why="imaging alone doesn't settle the type; the classifier "
                            "knows only glioma, meningioma and pituitary tumour",
                            would_change="the integrated WHO diagnosis and its grade")]  # fmt: skip
+        if view.kind == "whole" and (view.series.modality != "MR" or not view.series.body_part):
+            why = "a picture carries no header; it was taken for one, and the check for foreign pictures doesn't catch all (see the model's card)"
+            missing.append(
+                Missing(
+                    what="whether the picture is a contrast-enhanced T1 brain MRI",
+                    why=why,
+                    would_change="if it isn't, the type means nothing",
+                )
+            )
         if distance > limits["warn"]:
             why = f"the slices differ from those the classifier was trained on (distance {distance:.2f}, usual up to {limits['warn']:.2f})"
             missing.append(

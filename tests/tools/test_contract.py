@@ -14,6 +14,7 @@ from agent.testing import dicom_series
 from knowledge.case import Case, open_case
 from knowledge.evidence import Evidence, Fact, ImageRef, Kind
 from knowledge.studies.archive import Archive
+from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import Incoming
 from tests.conftest import shared
 from tools.base import Bench, Reply, Resources
@@ -135,8 +136,18 @@ def test_a_foreign_picture_is_refused(resources: Resources, archive: Archive, pi
 def test_a_slice_of_its_own_kind_is_classified(resources: Resources, archive: Archive) -> None:
     archive.add([Incoming("1246.jpg", shared("data", "mri2d_brain_tumor_cheng", "pituitary", "1246.jpg").read_bytes())])
     bench = Bench(resources, open_case(archive, patient_id=archive.patient_ids()[0]))
-    (fact,) = tool_types()["classify"].bound(bench).reply({}).facts
-    assert fact.value["label"] == "pituitary"
+    reply = tool_types()["classify"].bound(bench).reply({})
+    assert reply.facts[0].value["label"] == "pituitary"
+    assert any("whether the picture is" in m.what for m in reply.missing), "what was assumed is said"
+
+
+@pytest.mark.parametrize("hints", [Hints(modality="CT", body_part="BRAIN"), Hints(modality="MR", body_part="BREAST")])
+def test_a_picture_that_is_said_to_be_something_else_is_refused(resources: Resources, archive: Archive, hints: Hints) -> None:
+    data = shared("data", "mri2d_brain_tumor_cheng", "pituitary", "1246.jpg").read_bytes()
+    archive.add([Incoming("1246.jpg", data)], hints)
+    bench = Bench(resources, open_case(archive, patient_id=archive.patient_ids()[0]))
+    with pytest.raises(NotApplicable, match="no model for classification"):
+        tool_types()["classify"].bound(bench).reply({})
 
 
 def test_a_head_with_its_skull_is_refused(resources: Resources, archive: Archive) -> None:
