@@ -24,7 +24,7 @@ from knowledge import sample
 from knowledge.studies import nifti
 from tools.models.catalogue import Catalogue
 torch.set_num_threads(2)
-volumes = [nifti.volume_of((sample.FOLDER / f"{n}.nii.gz").read_bytes(), n) for n in ("flair", "t1", "t1c", "t2")]
+volumes = [nifti.volume_of((sample.FOLDER / f"{n}.nii.gz").read_bytes()) for n in ("flair", "t1", "t1c", "t2")]
 flair = volumes[0]
 bundle = Catalogue().bundles["brain_mri_whole_tumour"]
 image = MetaTensor(torch.from_numpy(flair.array)[None], affine=torch.from_numpy(flair.affine))

@@ -16,12 +16,21 @@ class Call:
     arguments: dict[str, Any]
 
 
-# Why the built-in planner abstains; the keys are those of the phrase catalogues.
 Abstention = str
+"""Why the built-in planner abstains: a key of the phrase catalogues."""
 
-_TOOL_OF = {"size": ["segment", "measure"], "see": ["list_studies", "segment", "measure"], "where": ["segment"], "finding": ["retrieve_reports"], "type": ["classify"],
-            "report": ["retrieve_reports"],
-    "summary": ["list_studies", "retrieve_reports", "patient_record"], "metadata": ["explain_image_metadata"], "list": ["list_studies"]}  # fmt: skip
+_TOOL_OF = {
+    "size": ["segment", "measure"],
+    "see": ["list_studies", "segment", "measure"],
+    "where": ["segment"],
+    "finding": ["retrieve_reports"],
+    "type": ["classify"],
+    "report": ["retrieve_reports"],
+    "summary": ["list_studies", "retrieve_reports", "patient_record"],
+    "metadata": ["explain_image_metadata"],
+    "list": ["list_studies"],
+}
+_ABOUT_A_CASE = {*_TOOL_OF, "growth", "record"}
 
 
 def comparable(case: dict[str, Any] | None) -> int:
@@ -36,19 +45,7 @@ def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | N
         return "order" if "order" in asked.intents else "out_of_scope"
     if not (asked.intents or asked.rules or asked.premise or asked.organ) and max(asked.tools.values(), default=0.0) < NEAR:
         return "out_of_scope"
-    wants_case = set(asked.intents) & {
-        "size",
-        "see",
-        "type",
-        "report",
-        "metadata",
-        "list",
-        "growth",
-        "record",
-        "where",
-        "finding",
-        "summary",
-    }
+    wants_case = set(asked.intents) & _ABOUT_A_CASE
     if case is None and wants_case and not set(asked.intents) & {"guideline", "contrast"}:
         return "no_case"
     return None

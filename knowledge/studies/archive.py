@@ -138,7 +138,7 @@ class Archive:
             rows = instances_of(session, series_id)
             files = [self.objects.get(r.sha256) for r in rows]
             if series.format == "NIfTI":
-                return nifti.volume_of(files[0], rows[0].name)
+                return nifti.volume_of(files[0])
             if series.format == "picture":
                 return picture.picture_of(files[0])
             return dicom.load(files, dicom.stack([r.place for r in rows]), [r.sop_uid for r in rows])

@@ -89,9 +89,9 @@ def _described(dataset: Dataset, data: bytes) -> Instance:
     modality = str(dataset.get("Modality") or "OT")
     # De-identified exports exist whose UIDs were emptied: names are then made from what is left.
     person, day = str(dataset.get("PatientID") or ""), str(dataset.get("StudyDate") or "")
-    sop = str(dataset.get("SOPInstanceUID") or "") or _made_uid(hashlib.sha256(data).hexdigest())
-    study = str(dataset.get("StudyInstanceUID") or "") or _made_uid(person, day, "study")
-    series = str(dataset.get("SeriesInstanceUID") or "") or _made_uid(
+    sop = str(dataset.get("SOPInstanceUID") or "") or made_uid(hashlib.sha256(data).hexdigest())
+    study = str(dataset.get("StudyInstanceUID") or "") or made_uid(person, day, "study")
+    series = str(dataset.get("SeriesInstanceUID") or "") or made_uid(
         study, modality, description, str(dataset.get("SeriesNumber") or ""), str(dataset.Rows), str(dataset.Columns)
     )
     agent = str(dataset.get("ContrastBolusAgent") or "")
@@ -115,7 +115,7 @@ def _described(dataset: Dataset, data: bytes) -> Instance:
     )
 
 
-def _made_uid(*parts: str) -> str:
+def made_uid(*parts: str) -> str:
     """A UID under 2.25 (PS3.5 B.2) that is the same for the same parts."""
     return f"2.25.{int(hashlib.sha256('|'.join(parts).encode()).hexdigest()[:30], 16)}"
 

@@ -1,7 +1,9 @@
 """Recognise each incoming file by its content and read what the archive needs to know of it."""
 
+import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -62,27 +64,31 @@ class Parsed:
     grid: Grid | None = None
     record: fhir.FhirRecord | None = None
     text: Text | None = None
-    folder: str = field(default="")
+
+    @cached_property
+    def sha256(self) -> str:
+        """The name of its bytes."""
+        return hashlib.sha256(self.data).hexdigest()
 
 
 def read(name: str, data: bytes, hints: Hints) -> Parsed:
     """Recognise and read one file. Raises Refused with the reason and what to do."""
-    folder = str(PurePosixPath(name).parent)
     if not data:
         raise Refused("the file is empty", "send the whole file")
     if data[128:132] == b"DICM":
-        return Parsed(name, data, instance=dicom.read_instance(data), folder=folder)
+        return Parsed(name, data, instance=dicom.read_instance(data))
     if name.lower().endswith((".dcm", ".dicom")):
         raise Refused("it is named as DICOM but isn't one", "send the original from the PACS")
-    if data[:2] == b"\x1f\x8b" and (inner := nifti.unzipped(data))[128:132] == b"DICM":
-        return Parsed(name, inner, instance=dicom.read_instance(inner), folder=folder)
+    inner = nifti.unzipped(data)
+    if inner is not data and inner[128:132] == b"DICM":
+        return Parsed(name, inner, instance=dicom.read_instance(inner))
     if data[:2] == b"\x1f\x8b" or name.lower().endswith((".nii", ".nii.gz")):
-        return Parsed(name, data, grid=_nifti(name, data, hints), folder=folder)
+        return Parsed(name, data, grid=_nifti(name, inner, hints))
     if data[:8] == b"\x89PNG\r\n\x1a\n" or data[:3] == b"\xff\xd8\xff":
-        return Parsed(name, data, grid=_picture(name, data, hints), folder=folder)
+        return Parsed(name, data, grid=_picture(name, data, hints))
     if fhir.is_fhir(data):
-        return Parsed(name, data, record=fhir.read_bundle(data), folder=folder)
-    return Parsed(name, data, text=_report(name, data, hints), folder=folder)
+        return Parsed(name, data, record=fhir.read_bundle(data))
+    return Parsed(name, data, text=_report(name, data, hints))
 
 
 def _stem(name: str) -> str:
@@ -96,7 +102,8 @@ def body_part_of(text: str) -> str:
 
 
 def _nifti(name: str, data: bytes, hints: Hints) -> Grid:
-    volume = nifti.volume_of(data, name)
+    image = nifti.open_nifti(data)
+    volume = nifti.voxels_of(image)
     stem = _stem(name)
     sequence = sequence_of(stem)
     warnings = []
@@ -125,7 +132,7 @@ def _nifti(name: str, data: bytes, hints: Hints) -> Grid:
         description=sequence or stem,
         sequence=sequence if modality == "MR" else None,
         body_part=(hints.body_part or body_part_of(name)).upper(),
-        header={"file": PurePosixPath(name).name, "data_type": str(nifti.open_nifti(data, name).get_data_dtype())},
+        header={"file": PurePosixPath(name).name, "data_type": str(image.get_data_dtype())},
         layout={"shape": list(shown.array.shape), "spacing_mm": [round(s, 4) for s in shown.spacing_mm],
                 "warnings": warnings},
     )  # fmt: skip

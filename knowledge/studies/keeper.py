@@ -36,7 +36,7 @@ class Keeper:
         self.studies: dict[str, None] = {}
         self.records: dict[str, Record] = {}
         named = hints.patient_id or self._only_patient(parsed) or self._known(parsed)
-        digest = short("", *sorted(hashlib.sha256(p.data).hexdigest() for p in parsed))
+        digest = short("", *sorted(p.sha256 for p in parsed))
         self.patient_id = named or f"P{digest}"  # nobody named a patient: this upload is one of its own
         nameless = {p.instance.study_uid for p in parsed if p.instance and not p.instance.patient.id}
         self.one_nameless = len(nameless) == 1  # several nameless studies may be of several people: they stay apart
@@ -50,8 +50,7 @@ class Keeper:
     def _known(self, parsed: list[intake.Parsed]) -> str | None:
         """The patient whom the archive already has one of these files for."""
         for one in parsed:
-            sha = hashlib.sha256(one.data).hexdigest()
-            row = self.session.scalar(select(InstanceRow).where(InstanceRow.sha256 == sha)) if one.grid else None
+            row = self.session.scalar(select(InstanceRow).where(InstanceRow.sha256 == one.sha256)) if one.grid else None
             if row is not None:
                 series = self.session.get_one(SeriesRow, row.series_id)
                 return self.session.get_one(StudyRow, series.study_id).patient_id
@@ -81,9 +80,8 @@ class Keeper:
         name = instance.patient.id or self.hints.patient_id
         name = name or (self.patient_id if self.one_nameless else short("anon", instance.study_uid))
         patient_id = self._patient(instance.patient.model_copy(update={"id": name}))
-        sha = hashlib.sha256(one.data).hexdigest()
         old = self.session.get(InstanceRow, instance.sop_instance_uid)
-        if old is not None and old.sha256 != sha:
+        if old is not None and old.sha256 != one.sha256:
             raise Refused("another file with the same SOP Instance UID but other content is here", "keep one of the two")
         study = self._study(instance.study_uid, patient_id, instance.study_date, instance.study_description, "DICOM")
         if study.patient_id != patient_id:
@@ -91,25 +89,24 @@ class Keeper:
         series = self._series(study, instance.series_uid, "DICOM", instance)
         if old is None:
             self.objects.put(one.data)
-            self.session.add(InstanceRow(sop_uid=instance.sop_instance_uid, series_id=series.id, sha256=sha,
+            self.session.add(InstanceRow(sop_uid=instance.sop_instance_uid, series_id=series.id, sha256=one.sha256,
                                          name=one.name, place=instance.place))  # fmt: skip
             series.settled = False
 
     def _keep_grid(self, one: intake.Parsed, grid: intake.Grid) -> None:
         patient_id = self._patient(Patient(id=self.patient_id))
-        sha = hashlib.sha256(one.data).hexdigest()
-        uid = f"2.25.{int(hashlib.sha256(f'{patient_id}|{sha}'.encode()).hexdigest()[:30], 16)}"
+        uid = dicom.made_uid(patient_id, one.sha256)
         old = self.session.scalar(select(SeriesRow).where(SeriesRow.uid == uid))
         if old is not None:
             self.studies[old.study_id] = None
             return
         kind = "picture" if grid.format == "picture" else "NIfTI"
-        study_uid = f"2.25.{int(hashlib.sha256(f'{patient_id}|{self.batch}|{kind}'.encode()).hexdigest()[:30], 16)}"
+        study_uid = dicom.made_uid(patient_id, self.batch, kind)
         study = self._study(study_uid, patient_id, self.hints.study_date, "", kind)
         series = self._series(study, uid, kind, grid)
         series.layout, series.settled = grid.layout, True
         self.objects.put(one.data)
-        self.session.add(InstanceRow(sop_uid=uid + ".1", series_id=series.id, sha256=sha, name=one.name, place={}))
+        self.session.add(InstanceRow(sop_uid=uid + ".1", series_id=series.id, sha256=one.sha256, name=one.name, place={}))
 
     def _study(self, uid: str, patient_id: str, date: str | None, description: str, format: str) -> StudyRow:
         study_id = short("st", uid)

@@ -36,7 +36,7 @@ MAX_VOXELS = 2**30
 """Volumes above one giga-voxel are refused: no clinical series is that large, a forged header is."""
 
 
-def open_nifti(data: bytes, name: str) -> nib.Nifti1Image | nib.Nifti2Image:
+def open_nifti(data: bytes) -> nib.Nifti1Image | nib.Nifti2Image:
     """The image of `data` (.nii or .nii.gz) with its header checked and its length known to fit.
 
     Raises Refused where the header is broken, the size is absurd or voxels are missing.
@@ -81,9 +81,13 @@ def unzipped(data: bytes) -> bytes:
         raise Refused("the gzip data is broken or cut short", "send the whole file") from error
 
 
-def volume_of(data: bytes, name: str) -> Volume:
+def volume_of(data: bytes) -> Volume:
     """The voxels of `data` as stored, rescaled by the header's slope, as float32 [i, j, k]."""
-    image = open_nifti(data, name)
+    return voxels_of(open_nifti(data))
+
+
+def voxels_of(image: nib.Nifti1Image | nib.Nifti2Image) -> Volume:
+    """The voxels of an opened image; see `volume_of`."""
     try:
         array = np.asarray(image.dataobj, dtype=np.float32)
     except BROKEN as error:
@@ -102,5 +106,5 @@ def to_bytes(volume: Volume, dtype: type = np.float32) -> bytes:
 
 def read_mask(path: Path) -> Volume:
     """A mask written by this project, as uint8."""
-    volume = volume_of(path.read_bytes(), path.name)
+    volume = volume_of(path.read_bytes())
     return Volume(volume.array.astype(np.uint8), volume.affine, volume.frames)
