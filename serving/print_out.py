@@ -50,7 +50,7 @@ def _picture(house: House, evidence: Evidence, shown: set[tuple[str, int | None]
         return None
     shown.add((source.series_uid, source.frame))
     series = next(s for s in house.archive.study(source.study_id).series if s.series_uid == source.series_uid)
-    mask = None
+    stack, mask = house.viewer.stack(series.id), None
     if source.mask:
-        mask = nifti.read_mask(house.archive.derived(series.id) / source.mask.rsplit("/", 1)[1]).display()
-    return base64.b64encode(render.png(house.viewer.stack(series.id), source.frame or 0, None, mask)).decode()
+        mask = nifti.read_mask(house.archive.derived(series.id) / source.mask.rsplit("/", 1)[1]).aligned_with(stack)
+    return base64.b64encode(render.png(stack, source.frame or 0, None, mask)).decode()

@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from knowledge.evidence import Fact, ImageRef, Kind
 from knowledge.studies.model import Series, Study
+from knowledge.studies.volume import Volume
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.concepts import TUMOUR_TYPE
 from tools.errors import NotApplicable
-from tools.models.outline import outline, series_of
+from tools.models.outline import outline, placed, series_of
 from tools.models.shape import axial
 
 SLICES = 9
@@ -38,8 +39,8 @@ class _View:
     study: Study
     series: Series
     slices: list[np.ndarray]
-    frame: int
-    box: list[float] | None
+    where: dict[str, Any]
+    """Frame, box and instance, as an ImageRef has them."""
     words: str
     kind: str
     """The view as the model's card names it."""
@@ -75,16 +76,15 @@ class Classify(CaseTool):
         part = view.series.body_part or view.study.body_part.split("/")[0] or "BRAIN"
         modality = "MR" if view.series.modality == "OT" else view.series.modality
         bundle = self.bench.resources.catalogue.pick("classification", part, modality)
-        tensors = [torch.from_numpy(s) for s in view.slices]
-        distance, limits = float(bundle.novelty(tensors).mean()), bundle.card.novelty
-        if distance > limits["refuse"]:
+        probabilities, foreign = bundle.classify([torch.from_numpy(s) for s in view.slices])
+        distance, limits = float(foreign.mean()) if foreign is not None else 0.0, bundle.card.novelty
+        if foreign is not None and distance > limits["refuse"]:
             raise NotApplicable(
                 f"{view.series.handle} doesn't look like a contrast-enhanced T1 slice of a brain tumour (distance {distance:.2f}, "
                 f"limit {limits['refuse']:.2f}), and {bundle.name} was made for nothing else",
                 "name another image, or install a model for this one",
             )
-        probabilities = bundle.classify(tensors).mean(0).tolist()
-        named = {c: round(p, 3) for c, p in zip(bundle.card.classes, probabilities, strict=True)}
+        named = {c: round(p, 3) for c, p in zip(bundle.card.classes, probabilities.mean(0).tolist(), strict=True)}
         label = max(named, key=named.__getitem__)
         rest = ", ".join(f"{c} {100 * p:.0f} %" for c, p in sorted(named.items(), key=lambda i: -i[1]) if c != label)
         statement = (
@@ -98,8 +98,8 @@ class Classify(CaseTool):
                 f"with a calibration error of {100 * held_out['ece']:.0f} %."
             )
         value: dict[str, Any] = {"label": label, "probability": named[label], "probabilities": named}
-        source = ImageRef(study_id=view.study.id, series_uid=view.series.series_uid, frame=view.frame, box=view.box,
-                          model=bundle.name, model_version=bundle.version)  # fmt: skip
+        source = ImageRef(study_id=view.study.id, series_uid=view.series.series_uid, model=bundle.name,
+                          model_version=bundle.version, **view.where)  # fmt: skip
         fact = Fact(kind=Kind.FINDING, title=f"Tumour type: {label}", statement=statement, value=value, code=TUMOUR_TYPE,
                     source=source)  # fmt: skip
         missing = [Missing(what="histology with molecular markers", why="imaging alone doesn't settle the type; the classifier "
@@ -114,7 +114,7 @@ class Classify(CaseTool):
                     would_change="if it isn't, the type means nothing",
                 )
             )
-        if distance > limits["warn"]:
+        if foreign is not None and distance > limits["warn"]:
             why = f"the slices differ from those the classifier was trained on (distance {distance:.2f}, usual up to {limits['warn']:.2f})"
             missing.append(
                 Missing(
@@ -130,14 +130,13 @@ class Classify(CaseTool):
             study, series = picture
             pixels = case.volume(series).array[:, :, 0].T
             words = "the whole picture, without geometry"
-            return _View(study, series, [np.ascontiguousarray(pixels)[None]], 0, None, words, "whole")
+            return _View(study, series, [np.ascontiguousarray(pixels)[None]], {"frame": 0}, words, "whole")
         study, series = series_of(case, handle, ["T1c"], "the tumour type")
         volume = case.volume(series)
         done = outline(self.bench, study.handle)
         if not done.mask.same_grid(volume) or not done.mask.array.any():
             raise NotApplicable("the tumour isn't outlined on the grid of the contrast-enhanced T1", "send co-registered series")
-        image, mask = axial(volume).array, axial(done.mask).array > 0
-        return _around_tumour(study, series, image, mask)
+        return _around_tumour(study, series, volume, axial(done.mask).array > 0)
 
     def _picture(self, handle: str | None) -> tuple[Study, Series] | None:
         for study in reversed(self.bench.required_case.studies):
@@ -148,8 +147,9 @@ class Classify(CaseTool):
         return None
 
 
-def _around_tumour(study: Study, series: Series, image: np.ndarray, mask: np.ndarray) -> _View:
+def _around_tumour(study: Study, series: Series, volume: Volume, mask: np.ndarray) -> _View:
     """Squares around the tumour on slices spread over those with at least half of its largest area."""
+    image = axial(volume).array
     areas = mask.sum((0, 1))
     frames = np.flatnonzero(areas >= 0.5 * areas.max())
     frames = frames[np.linspace(0, len(frames) - 1, min(SLICES, len(frames))).astype(int)]
@@ -165,5 +165,5 @@ def _around_tumour(study: Study, series: Series, image: np.ndarray, mask: np.nda
         slices.append(np.ascontiguousarray(pixels - pixels.min(), dtype=np.float32)[None])
         if frame == middle:
             box = [float(x0), float(y0), float(x1), float(y1)]
-    return _View(study, series, slices, middle, box, f"{len(slices)} slices through the outlined tumour",
+    return _View(study, series, slices, placed(volume, middle, box), f"{len(slices)} slices through the outlined tumour",
                  "crop_skull_removed")  # fmt: skip

@@ -47,13 +47,14 @@ class Measure(CaseTool):
         where = f"on study {done.study.handle} ({done.series.sequence})"
         box = [round(v, 1) for v in size.box]
         plain = image_source(done, frame=size.frame, box=box)
+        where_cut = f"slice {size.frame + 1}" if plain["box"] else f"slice {size.frame + 1} of the axial view"
         long_line = image_source(done, frame=size.frame, box=box, line=_rounded(size.long_line))
         short_line = image_source(done, frame=size.frame, box=box, line=_rounded(size.short_line))
         facts = [
             _fact("Volume", f"The outlined tumour has a volume of {volume} mL {where}.", volume, "mL", VOLUME, plain),
-            _fact("Longest axial diameter", f"Its longest axial diameter is {long_mm} mm (slice {size.frame + 1}) {where}.",
+            _fact("Longest axial diameter", f"Its longest axial diameter is {long_mm} mm ({where_cut}) {where}.",
                   long_mm, "mm", LONG_AXIS, long_line),
-            _fact("Perpendicular diameter", f"The diameter perpendicular to it is {short_mm} mm (slice {size.frame + 1}) {where}.",
+            _fact("Perpendicular diameter", f"The diameter perpendicular to it is {short_mm} mm ({where_cut}) {where}.",
                   short_mm, "mm", SHORT_AXIS, short_line),
             _fact("Bidimensional product", f"The product of the two diameters is {round(long_mm * short_mm)} mm² {where}.",
                   round(long_mm * short_mm), "mm2", PRODUCT, plain),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from knowledge.errors import NoGeometry
 
@@ -49,6 +49,10 @@ class Volume:
     def display(self) -> "Volume":
         """The stack as a reader sees it: frame k is `array[:, :, k]` with columns first."""
         return self.oriented("LPS") if self.frames == "axial" else self
+
+    def aligned_with(self, other: "Volume") -> "Volume":
+        """This volume with its axes in the order and direction of `other`'s (a mask over the stack that is shown, say)."""
+        return self if other.affine is None else self.oriented("".join(aff2axcodes(other.affine)))
 
     def like(self, array: np.ndarray) -> "Volume":
         """Another array (a mask, say) on this grid."""

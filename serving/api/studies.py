@@ -83,12 +83,13 @@ def slice_png(house: HouseDep, who: Caller, study_id: str, series_id: str, n: in
               overlay: str | None = None) -> Response:  # fmt: skip
     """Frame `n` from 0; `window` as centre,width; `overlay` the name of a mask of this series."""
     series = _series(house, study_id, series_id)
-    mask = nifti.read_mask(_mask_path(house, series, overlay)).display() if overlay else None
+    stack = house.viewer.stack(series.id)
+    mask = nifti.read_mask(_mask_path(house, series, overlay)).aligned_with(stack) if overlay else None
     chosen = None
     if window:
         centre, width = (float(v) for v in window.split(","))
         chosen = (centre, max(width, 1e-6))
-    data = render.png(house.viewer.stack(series.id), n, chosen, mask)
+    data = render.png(stack, n, chosen, mask)
     return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=300"})
 
 

@@ -221,3 +221,30 @@ def test_a_few_voxels_and_the_scale_of_grey_values_decide_nothing(bench: Bench) 
     plain = done.volume.array
     assert volume(plain.clip(0)) == pytest.approx(volume(plain), rel=0.02)  # 1,561 negative voxels of 1.2 million
     assert volume(plain * 3.3) == pytest.approx(volume(plain), rel=0.001)
+
+
+def test_a_series_read_in_another_plane_opens_at_a_slice_that_shows_the_finding(
+    bench: Bench, resources: Resources, archive: Archive, case: Case
+) -> None:
+    """The sample written as sagittal DICOM: the same sizes, and each evidence names the acquired slice (and instance) that shows it."""
+    for name in ("FLAIR", "T1c"):
+        (series,) = [q for q in case.studies[0].series if q.sequence == name]
+        volume = case.volume(series).oriented("PIL")  # columns to posterior, rows to inferior, slices to the left
+        label = "T1 post contrast" if name == "T1c" else name
+        lps = np.diag([-1.0, -1, 1, 1]) @ volume.affine
+        files = dicom_series(volume.array, lps, patient_id="SAG", description=label, study_uid="1.2.3.4.6")
+        archive.add([Incoming(f"{name}{i}.dcm", f) for i, f in enumerate(files)])
+    other = Bench(resources, open_case(archive, patient_id="SAG"))
+    one, two = ([(f.title, f.value) for f in tool_types()["measure"].bound(b).reply({}).facts] for b in (bench, other))
+    assert one == two
+    done = outline(other)
+    stack = done.volume.display()
+    mask = done.mask.aligned_with(stack)
+    assert mask.same_grid(stack) and stack.array.shape == (240, 155, 240)
+    for tool in ("segment", "measure", "classify"):
+        for fact in tool_types()[tool].bound(other).reply({}).facts:
+            source = fact.source
+            assert mask.array[:, :, source.frame].any(), (tool, fact.title)
+            shown = next(q for q in other.case.studies[0].series if q.series_uid == source.series_uid)
+            assert source.sop_instance_uids == [other.case.volume(shown).sop_instance_uids[source.frame]]
+            assert source.box is None and source.line is None, "axial lines are not drawn on sagittal slices"

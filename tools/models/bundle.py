@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
     import torch
     from monai.bundle import ConfigParser
     from monai.data import MetaTensor
-
-
-STAGES = ("layer1", "layer2", "layer3", "layer4")
-"""Stages of MONAI's ResNet, whose features say whether a slice is foreign."""
 
 
 class BundleCard(Frozen):
@@ -105,8 +102,21 @@ class Bundle:
             whole: MetaTensor = ResampleToMatch(mode="nearest", padding_mode="zeros")(mask, image)
             return whole
 
-    def features(self, images: list["torch.Tensor"]) -> dict[str, "np.ndarray"]:
-        """The mean over positions of each stage's feature maps, [N, channels], for slices [1, rows, columns]."""
+    def classify(self, images: list["torch.Tensor"]) -> "tuple[torch.Tensor, np.ndarray | None]":
+        """Calibrated class probabilities [N, classes] of slices [1, rows, columns], and how foreign each slice is.
+
+        The second is the Mahalanobis distance to the training data in feature space, averaged over the stages that the
+        bundle's `novelty.pt` names; None for a bundle without one.
+        """
+        import torch
+
+        stages = sorted({name.rsplit(".", 1)[0] for name in self._novelty})
+        logits, features = self.forward(images, stages)
+        probabilities = torch.softmax(logits / self.card.temperature, dim=1)
+        return probabilities, self._distances(features) if stages else None
+
+    def forward(self, images: list["torch.Tensor"], stages: Sequence[str]) -> "tuple[torch.Tensor, dict[str, np.ndarray]]":
+        """Logits [N, classes], and the mean over positions of each named stage's feature maps [N, channels]."""
         import torch
 
         found: dict[str, np.ndarray] = {}
@@ -118,31 +128,28 @@ class Bundle:
             return hook
 
         with self._lock, torch.inference_mode():
-            handles = [self.network.get_submodule(s).register_forward_hook(keep(s)) for s in STAGES]
+            handles = [self.network.get_submodule(s).register_forward_hook(keep(s)) for s in stages]
             try:
-                self.network(torch.stack([torch.as_tensor(self.preprocess(i)) for i in images]))
+                batch = torch.stack([torch.as_tensor(self.preprocess(i)) for i in images])
+                logits: torch.Tensor = self._config.get_parsed_content("inferer")(batch, self.network)
             finally:
                 for handle in handles:
                     handle.remove()
-        return found
+        return logits, found
 
-    def novelty(self, images: list["torch.Tensor"]) -> "np.ndarray":
-        """How foreign each slice is to the training data: Mahalanobis distance in feature space, averaged over stages."""
+    @cached_property
+    def _novelty(self) -> "dict[str, torch.Tensor]":
+        """Mean and precision of each stage's features (`STAGE.mean`, `STAGE.precision`); empty where the bundle has none."""
         import torch
 
-        fitted = torch.load(self.folder / "models" / "novelty.pt", map_location="cpu", weights_only=True)
+        path = self.folder / "models" / "novelty.pt"
+        fitted: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else {}
+        return fitted
+
+    def _distances(self, features: "dict[str, np.ndarray]") -> "np.ndarray":
         scores = []
-        for stage, vectors in self.features(images).items():
-            away = vectors - fitted[f"{stage}.mean"].numpy()
-            squared = np.einsum("ni,ij,nj->n", away, fitted[f"{stage}.precision"].numpy(), away)
+        for stage, vectors in features.items():
+            away = vectors - self._novelty[f"{stage}.mean"].numpy()
+            squared = np.einsum("ni,ij,nj->n", away, self._novelty[f"{stage}.precision"].numpy(), away)
             scores.append(np.sqrt(np.maximum(squared, 0) / away.shape[1]))
         return np.asarray(np.mean(scores, axis=0))
-
-    def classify(self, images: list["torch.Tensor"]) -> "torch.Tensor":
-        """Calibrated class probabilities [N, classes] of slices, each [1, rows, columns]."""
-        import torch
-
-        with self._lock, torch.inference_mode():
-            batch = torch.stack([torch.as_tensor(self.preprocess(i)) for i in images])
-            logits: torch.Tensor = self._config.get_parsed_content("inferer")(batch, self.network)
-            return torch.softmax(logits / self.card.temperature, dim=1)

@@ -16,6 +16,7 @@ from knowledge.studies.volume import Volume
 from tools.base import Bench
 from tools.errors import NotApplicable
 from tools.models.bundle import Bundle
+from tools.models.shape import axial
 
 STRIPPED = 0.3
 """A skull-stripped head volume has at least this share of exact zeros; raw MR background is noise."""
@@ -99,13 +100,29 @@ def _run(bundle: Bundle, volume: Volume) -> np.ndarray:
     return np.asarray(bundle.segment(image)[0].numpy(), np.uint8)
 
 
-def image_source(done: Outline, **more: Any) -> dict[str, Any]:
-    """The fields of an ImageRef that every fact about an outline shares."""
-    frames = done.mask.sop_instance_uids or done.volume.sop_instance_uids
-    frame = more.get("frame")
-    uids = [frames[frame]] if frame is not None and frame < len(frames) else []
-    return {"study_id": done.study.id, "series_uid": done.series.series_uid, "sop_instance_uids": uids,
-            "mask": done.url, "model": done.bundle.name, "model_version": done.bundle.version, **more}  # fmt: skip
+def placed(volume: Volume, frame: int, box: list[float] | None = None, line: list[list[float]] | None = None) -> dict[str, Any]:
+    """Where a spot of the axial view (a frame, a box and a line on it) is shown: fields of an ImageRef.
+
+    A series that is read in another plane opens at its own slice through the middle of the spot; a box or a line of the
+    axial view can't be drawn there.
+    """
+    view, shown = axial(volume), volume.display()
+    if view.affine is not None and shown.affine is not None and not view.same_grid(shown):
+        columns, rows, _ = view.array.shape
+        x0, y0, x1, y1 = box or [0.0, 0.0, columns - 1.0, rows - 1.0]
+        middle = view.affine @ [(x0 + x1) / 2, (y0 + y1) / 2, frame, 1]
+        frame = int(np.clip(round((np.linalg.inv(shown.affine) @ middle)[2]), 0, shown.array.shape[2] - 1))
+        box = line = None
+    uids = volume.sop_instance_uids[frame : frame + 1]
+    return {"frame": frame, "box": box, "line": line, "sop_instance_uids": uids}
+
+
+def image_source(
+    done: Outline, frame: int, box: list[float] | None = None, line: list[list[float]] | None = None
+) -> dict[str, Any]:
+    """The ImageRef of a fact about an outline; `frame`, `box` and `line` are of the axial view."""
+    return {"study_id": done.study.id, "series_uid": done.series.series_uid, "mask": done.url, "model": done.bundle.name,
+            "model_version": done.bundle.version, **placed(done.volume, frame, box, line)}  # fmt: skip
 
 
 def mask_files(folder: Path) -> list[str]:

@@ -25,6 +25,8 @@ from PIL import Image
 from sklearn.covariance import LedoitWolf
 
 BUNDLE = Path(__file__).resolve().parents[1]
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+"""Stages of MONAI's ResNet whose features are looked at; the fitted file names them for the bundle."""
 sys.path.insert(0, str(BUNDLE / "recipe"))
 from train import SEED, VIEWS, cropped, skull_stripped, split  # noqa: E402
 
@@ -39,8 +41,8 @@ def main() -> None:
     numbers = np.random.default_rng(SEED)
 
     def features(pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
-        batches = [bundle.features([torch.from_numpy(p[None].astype(np.float32)) for p in pictures[i : i + 32]])
-                   for i in range(0, len(pictures), 32)]  # fmt: skip
+        tensors = [torch.from_numpy(p[None].astype(np.float32)) for p in pictures]
+        batches = [bundle.forward(tensors[i : i + 32], STAGES)[1] for i in range(0, len(tensors), 32)]
         return {stage: np.concatenate([b[stage] for b in batches]) for stage in batches[0]}
 
     def views(rows: list[dict]) -> list[np.ndarray]:
@@ -65,7 +67,7 @@ def main() -> None:
 
     def distances(pictures: list[np.ndarray]) -> np.ndarray:
         tensors = [torch.from_numpy(p[None].astype(np.float32)) for p in pictures]
-        return np.concatenate([bundle.novelty(tensors[i : i + 32]) for i in range(0, len(tensors), 32)])
+        return np.concatenate([bundle.classify(tensors[i : i + 32])[1] for i in range(0, len(tensors), 32)])
 
     val, test = distances(views(parts["val"])), distances(views(parts["test"]))
     ultrasound = [
