@@ -35,7 +35,7 @@ class Case:
 
     @cached_property
     def studies(self) -> list[Study]:
-        mine = self.archive.studies(self.patient.id)
+        mine = self.archive.studies(self.patient.id, headers=True)
         return [s for s in mine if self.study_ids is None or s.id in self.study_ids]
 
     @cached_property

@@ -27,3 +27,7 @@ class MixedPatients(KnowledgeError):
 
 class NoGeometry(KnowledgeError):
     """Lengths were asked of an image without true spacing."""
+
+
+class StorageFailed(KnowledgeError):
+    """The archive can't be written (disk full, read-only, no permission). Nothing of what was asked for was stored."""

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     llm_key: SecretStr | None = Field(None, description="Key for that server, where it wants one.")
     llm_timeout_s: float = Field(120, gt=0, description="Seconds to wait for one reply of the language model.")
     no_auth: bool = Field(False, description="Let everyone in; only on loopback.")
-    max_upload_mb: int = Field(2048, gt=0, description="Largest upload, in MiB.")
+    max_upload_mb: int = Field(8192, gt=0, description="Largest upload, in MiB.")
 
     @model_validator(mode="after")
     def _closed(self) -> "Settings":

@@ -130,7 +130,7 @@ class Classify(CaseTool):
             study, series = picture
             pixels = case.volume(series).array[:, :, 0].T
             words = "the whole picture, without geometry"
-            return _View(study, series, [np.ascontiguousarray(pixels)[None]], {"frame": 0}, words, "whole")
+            return _View(study, series, [np.ascontiguousarray(pixels, np.float32)[None]], {"frame": 0}, words, "whole")
         study, series = series_of(case, handle, ["T1c"], "the tumour type")
         volume = case.volume(series)
         done = outline(self.bench, study.handle)

@@ -8,7 +8,7 @@ from agent.planner.builtin import with_facts
 from agent.planner.understand import Reader
 from knowledge.guidelines.minilm import MiniLM
 from knowledge.records.search import SYNONYMS
-from knowledge.studies.intake import body_part_of
+from knowledge.studies.which import body_part_of
 from tools.registry import tool_types
 
 

@@ -32,12 +32,45 @@ def is_fhir(data: bytes) -> bool:
     return head[:1] == b"{" and b'"resourceType"' in data
 
 
+def is_ndjson(data: bytes) -> bool:
+    """True when each of the first lines is a resource of its own."""
+    lines = [line for line in data[: 2**20].split(b"\n") if line.strip()]
+    whole = lines if len(data) <= 2**20 else lines[:-1]
+    return len(whole) > 1 and all(
+        line.lstrip()[:1] == b"{" and line.rstrip()[-1:] == b"}" and b'"resourceType"' in line for line in whole[:3]
+    )
+
+
+def read_ndjson(data: bytes) -> list[FhirRecord]:
+    """One record for each patient that the lines speak of. Raises Refused: a line that isn't JSON, or resources of nobody."""
+    groups: dict[str, list[Any]] = {}
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            resource = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise Refused(f"line {number} isn't valid JSON", "export the NDJSON again") from error
+        if not isinstance(resource, dict) or not isinstance(resource.get("resourceType"), str):
+            raise Refused(f"line {number} isn't a FHIR resource", "export the NDJSON again")
+        own = resource.get("id") if resource["resourceType"] == "Patient" else _subject(resource)
+        groups.setdefault(str(own or "").split("/")[-1].removeprefix("urn:uuid:"), []).append({"resource": resource})
+    named = {k: v for k, v in groups.items() if k}
+    if not named:
+        raise Refused("its resources name no patient", "send them with their subject")
+    return [_read({"resourceType": "Bundle", "entry": entries}) for entries in named.values()]
+
+
 def read_bundle(data: bytes) -> FhirRecord:
     """The record in a Bundle or a single resource. Raises Refused: not JSON, no or several patients."""
     try:
         root = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Refused("it isn't valid JSON", "export the FHIR bundle again") from error
+    return _read(root)
+
+
+def _read(root: Any) -> FhirRecord:
     resources = [r for r in _resources(root) if isinstance(r, dict) and isinstance(r.get("resourceType"), str)]
     if len(resources) > MAX_ENTRIES:
         raise Refused(f"a bundle of {len(resources)} entries is too large", "split it")

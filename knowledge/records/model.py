@@ -1,5 +1,6 @@
 """Records as the rest of the house sees them."""
 
+import hashlib
 from typing import Any
 
 from pydantic import Field
@@ -44,6 +45,11 @@ class Record(Frozen):
     date: str | None
     patient_id: str
     items: int = 1
+
+
+def item_id(*parts: str) -> str:
+    """A stable name for a value, made from where it stands and what it says."""
+    return f"ri_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
 
 
 def spelled(unit: str | None) -> str:

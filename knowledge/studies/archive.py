@@ -1,31 +1,44 @@
 """The archive: takes files in, keeps originals, answers with studies, records and volumes."""
 
+import os
 import threading
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field
-from sqlalchemy import delete, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, undefer
 
 from knowledge.database import engine_of
-from knowledge.errors import NotFound, Refused
+from knowledge.errors import NotFound, Refused, StorageFailed
 from knowledge.evidence import Frozen
 from knowledge.records.model import Record, RecordItem, Report
-from knowledge.studies import dicom, intake, nifti, picture, store
-from knowledge.studies.keeper import Keeper, instances_of
+from knowledge.studies import audit, intake, store
+from knowledge.studies.keeper import Ask, Conflict, Keeper
 from knowledge.studies.model import Geometry, Patient, Series, Study, StudySource
+from knowledge.studies.settle import Settler, undecodable
 from knowledge.studies.store import (
+    AuditRow,
+    BundleRow,
     InstanceRow,
     ItemRow,
+    Journal,
     Objects,
     PatientRow,
     ReportRow,
     SeriesRow,
     StudyRow,
 )
-from knowledge.studies.unpack import Incoming
+from knowledge.studies.unpack import BROKEN_ARCHIVE, Incoming
 from knowledge.studies.volume import Volume
+from knowledge.studies.volumes import VolumeCache, volume_of
+
+READERS = 2 + (os.cpu_count() or 1)
+"""Two more than cores: they wait for the disk."""
 
 
 class Rejected(Frozen):
@@ -36,11 +49,13 @@ class Rejected(Frozen):
 
 
 class Import(Frozen):
-    """What one upload brought."""
+    """What one upload brought. `conflicts`: what contradicts itself or the archive; `asks`: what the files don't say of themselves."""
 
     studies: list[Study] = Field(default_factory=list)
     records: list[Record] = Field(default_factory=list)
     rejected: list[Rejected] = Field(default_factory=list)
+    conflicts: list[Conflict] = Field(default_factory=list)
+    asks: list[Ask] = Field(default_factory=list)
 
     @property
     def patient_ids(self) -> set[str]:
@@ -48,59 +63,207 @@ class Import(Frozen):
 
 
 class Archive:
-    """Studies and records under `root`: `archive.db` (or another database `url`), `objects/`, `derived/`."""
+    """Studies and records under `root`: `archive.db` (or another database `url`), `objects/`, `derived/`, `cache/`."""
 
     def __init__(self, root: Path, url: str | None = None) -> None:
         self.root = root
-        root.mkdir(parents=True, exist_ok=True)
+        with store.storing():
+            root.mkdir(parents=True, exist_ok=True)
+            self.objects = Objects(root / "objects")
         self.engine = engine_of(url or f"sqlite:///{root / 'archive.db'}", store.Base)
-        self.objects = Objects(root / "objects")
+        self.cache = VolumeCache(root / "cache")
         self._writing = threading.Lock()
+        self._sweep()
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        """One transaction that no other writer, of this process or another, runs beside. A full disk ends it whole."""
+        try:
+            with self._writing, Session(self.engine) as session, session.begin():
+                if self.engine.dialect.name == "postgresql":
+                    session.execute(text("SELECT pg_advisory_xact_lock(842000)"))
+                else:
+                    session.execute(update(AuditRow).where(AuditRow.id == -1).values(actor=""))  # takes SQLite's write lock
+                yield session
+        except OperationalError as error:
+            raise StorageFailed(f"the archive's database can't be written: {error.orig}", "make room or mend the permissions of the data "
+                                "folder, then try again; nothing was changed") from error  # fmt: skip
 
     # Taking in
 
-    def add(self, files: Iterable[Incoming], hints: intake.Hints | None = None) -> Import:
-        """Read and keep `files`. Each is taken whole or refused with its reason; the same file twice changes nothing."""
+    def add(self, files: Iterable[Incoming], hints: intake.Hints | None = None, by: str = "local") -> Import:
+        """Read and keep `files`. Each is taken whole or refused with its reason; the same file twice changes nothing.
+
+        Files stream through a few threads, so memory doesn't grow with the upload. Originals are on the disk before the rows that
+        name them; when this returns, both are. Raises StorageFailed where the disk can't take them: then nothing of it is kept.
+        """
         hints = hints or intake.Hints()
+        with store.storing():
+            journal = Journal(self.objects.parts)
+        try:
+            parsed, rejected = self._read(files, hints, journal)
+            self.objects.settle(journal)
+            doubts = undecodable(parsed, self.objects.path)
+            with self._write() as session:
+                keeper = self._keep(session, hints, parsed, rejected, doubts)
+                if keeper.studies or keeper.records:
+                    detail = {"files": len(parsed), "rejected": len(rejected), "studies": sorted(keeper.studies)}
+                    audit.append(session, by, "import", "", detail)
+        except BaseException:
+            self._take_back(journal)
+            raise
+        if rejected:
+            self._take_back(journal)
+        journal.close()
+        return Import(studies=self._studies(list(keeper.studies)), records=list(keeper.records.values()), rejected=rejected,
+                      conflicts=keeper.conflicts, asks=keeper.asks)  # fmt: skip
+
+    def _read(
+        self, files: Iterable[Incoming], hints: intake.Hints, journal: Journal
+    ) -> tuple[list[intake.Parsed], list[Rejected]]:
+        reader = intake.Reader(self.objects, journal, hints)
         parsed: list[intake.Parsed] = []
         rejected: list[Rejected] = []
-        for file in files:
-            try:
-                if file.refusal:
-                    raise Refused(file.refusal)
-                parsed.append(intake.read(file.name, file.data, hints))
-            except Refused as refusal:
-                reason = f"{refusal}: {refusal.hint}" if refusal.hint else str(refusal)
-                rejected.append(Rejected(file=file.name, reason=reason))
-        with self._writing, Session(self.engine) as session, session.begin():
-            keeper = Keeper(session, self.objects, hints, parsed)
-            for one in parsed:
-                try:
-                    with session.begin_nested():
-                        keeper.keep(one)
-                except Refused as refusal:
-                    rejected.append(Rejected(file=one.name, reason=f"{refusal}: {refusal.hint}"))
-            keeper.settle()
-            studies, records = keeper.studies, keeper.records
-        return Import(studies=[self.study(s) for s in studies], records=list(records.values()), rejected=rejected)
+        halves: list[intake.Half] = []
 
-    def delete(self, study_id: str) -> None:
-        """Delete a study with its originals and everything derived from its series."""
-        with self._writing, Session(self.engine) as session, session.begin():
+        def take(name: str, found: "list[intake.Parsed] | intake.Half | Refused") -> None:
+            if isinstance(found, Refused):
+                reason = f"{found}: {found.hint}" if found.hint else str(found)
+                rejected.append(Rejected(file=name, reason=reason))
+            elif isinstance(found, intake.Half):
+                halves.append(found)
+            else:
+                parsed.extend(found)
+
+        waiting: deque[tuple[str, Future[list[intake.Parsed] | intake.Half | Refused]]] = deque()
+        with ThreadPoolExecutor(READERS) as threads:
+            for file in files:
+                waiting.append((file.name, threads.submit(self._read_one, reader, file)))
+                while len(waiting) > 2 * READERS or (waiting and waiting[0][1].done()):
+                    name, future = waiting.popleft()
+                    take(name, future.result())
+            for name, future in waiting:
+                take(name, future.result())
+        for name, joined in reader.join(halves):
+            take(name, joined)
+        return parsed, rejected
+
+    def _read_one(self, reader: intake.Reader, file: Incoming) -> "list[intake.Parsed] | intake.Half | Refused":
+        try:
+            if file.refusal:
+                return Refused(file.refusal)
+            with file.open() as stream:
+                staged = self.objects.stage(stream)
+            return reader.read(file.name, staged)
+        except Refused as refusal:
+            return refusal
+        except StorageFailed:
+            raise
+        except BROKEN_ARCHIVE as error:  # a file that can't be read (permission, a broken archive under it)
+            return Refused(f"it can't be read ({type(error).__name__})", "check the file and send it again")
+
+    def _keep(self, session: Session, hints: intake.Hints, parsed: list[intake.Parsed], rejected: list[Rejected],
+              doubts: dict[str, str]) -> Keeper:  # fmt: skip
+        keeper = Keeper(session, self.objects, hints, parsed)
+        for one in parsed:
+            keeper.keep(one)
+        session.flush()
+        settler = Settler(session, self.objects, doubts)
+        for (study_id, uid), sample in keeper.touched.items():
+            settler.series(study_id, uid, sample)
+        for study_id in keeper.studies:
+            settler.study(study_id)
+        # Another upload's clean-up may have taken a file that both had: under the write lock this is settled.
+        if any(not self.objects.there(p.sha256) for p in parsed):
+            raise StorageFailed("an original vanished while it was taken in", "send the upload again")
+        return keeper
+
+    def _take_back(self, journal: Journal) -> None:
+        """Drop what an upload wrote that no row names."""
+        with self._write() as session:
+            self.objects.drop(_unnamed(session, journal.names))
+        journal.close()
+
+    def _sweep(self) -> None:
+        """Drop what killed uploads left behind: temporary files, and originals that no row names."""
+        with self.objects.left_behind() as names:
+            if names:
+                with self._write() as session:
+                    self.objects.drop(_unnamed(session, names))
+
+    def assign(self, study_id: str, patient_id: str, by: str = "local") -> Study:
+        """Say whose a study is that came without a patient. Raises Refused where its files name one."""
+        with self._write() as session:
+            row = session.get(StudyRow, study_id)
+            if row is None:
+                raise NotFound(f"there is no study {study_id}", "list the studies")
+            made = session.get_one(PatientRow, row.patient_id)
+            if not made.made and row.patient_id != patient_id:
+                raise Refused("the study's files name their patient", "correct the files and import them again")
+            if row.patient_id != patient_id:
+                Keeper(session, self.objects, intake.Hints(patient_id), []).move(made, patient_id)
+                audit.append(session, by, "assign", study_id, {})
+        return self.study(study_id)
+
+    def describe(self, study_id: str, date: str | None, modality: str | None, body_part: str | None, by: str = "local") -> Study:
+        """Say what a study's files don't: date, modality, body part. Raises Refused for DICOM, which says it itself."""
+        with self._write() as session:
+            row = session.get(StudyRow, study_id)
+            if row is None:
+                raise NotFound(f"there is no study {study_id}", "list the studies")
+            if row.format == "DICOM":
+                raise Refused("DICOM says its date, modality and body part itself", "correct the files and import them again")
+            row.date = date or row.date
+            for series in session.scalars(select(SeriesRow).where(SeriesRow.study_id == study_id, SeriesRow.modality != "SEG")):
+                series.modality, series.body_part = (modality or series.modality).upper(), (body_part or series.body_part).upper()
+                known = "the modality isn't known: name it when importing"
+                series.layout = {
+                    **series.layout,
+                    "warnings": [w for w in series.layout["warnings"] if not (modality and w == known)],
+                }
+            session.flush()
+            Settler(session, self.objects, {}).study(study_id)
+            audit.append(session, by, "describe", study_id, {})
+        return self.study(study_id)
+
+    def delete(self, study_id: str, by: str = "local") -> None:
+        """Delete a study with its originals, its reports and values, and everything derived or cached from its series."""
+        with self._write() as session:
             if session.get(StudyRow, study_id) is None:
                 raise NotFound(f"there is no study {study_id}", "list the studies")
             series = session.scalars(select(SeriesRow.id).where(SeriesRow.study_id == study_id)).all()
-            mine = InstanceRow.series_id.in_(series)
-            hashes = set(session.scalars(select(InstanceRow.sha256).where(mine)))
-            session.execute(delete(InstanceRow).where(mine))
-            session.execute(delete(SeriesRow).where(SeriesRow.study_id == study_id))
+            hashes = _hashes(session, study_id)
+            bundles = session.scalars(select(BundleRow.id).where(BundleRow.study_id == study_id)).all()
+            session.execute(delete(ItemRow).where(ItemRow.bundle_id.in_(bundles)))
+            for table in (BundleRow, ReportRow, InstanceRow, SeriesRow):
+                session.execute(delete(table).where(table.study_id == study_id))
             session.execute(delete(StudyRow).where(StudyRow.id == study_id))
-            hashes -= set(session.scalars(select(InstanceRow.sha256).where(InstanceRow.sha256.in_(hashes))))
-        for sha256 in hashes:
-            self.objects.drop(sha256)
+            derived = sum(len(list(self.derived(one).glob("*"))) for one in series)
+            detail = {"series": len(series), "originals": len(hashes), "derived": derived}
+            audit.append(session, by, "delete", study_id, detail)
+        with self._write() as session:  # the rows are gone for good: now the files, unless an upload has named them again
+            self.objects.drop(_unnamed(session, hashes))
         for one in series:
             for file in self.derived(one).glob("*"):
-                file.unlink()
+                file.unlink(missing_ok=True)
+            if self.derived(one).exists():
+                self.derived(one).rmdir()
+            self.cache.forget(one)
+
+    def audit(self, limit: int = 100, subject: str | None = None) -> list[audit.AuditEntry]:
+        """What was done, newest first."""
+        with Session(self.engine) as session:
+            return audit.entries(session, limit, subject)
+
+    def audit_broken_at(self) -> int | None:
+        """The first audit entry that was tampered with, or None."""
+        with Session(self.engine) as session:
+            return audit.broken_at(session)
+
+    def note(self, by: str, action: str, subject: str, detail: dict[str, object]) -> None:
+        """Add an act to the audit (an export, say)."""
+        with self._write() as session:
+            audit.append(session, by, action, subject, detail)
 
     # Giving back
 
@@ -115,19 +278,41 @@ class Archive:
                 raise NotFound("there is no such patient in the archive", "list the studies")
             return Patient(id=row.id, birth_date=row.birth_date, sex=row.sex)
 
-    def studies(self, patient_id: str | None = None) -> list[Study]:
+    def studies(self, patient_id: str | None = None, modality: str | None = None, since: str | None = None, until: str | None = None,
+                limit: int | None = None, offset: int = 0, headers: bool = False) -> list[Study]:  # fmt: skip
+        """Studies, by patient oldest first, or of all patients newest first; `since` and `until` are ISO dates, both included."""
         with Session(self.engine) as session:
-            query = select(StudyRow).order_by(StudyRow.patient_id, StudyRow.number)
+            query = select(StudyRow)
             if patient_id is not None:
-                query = query.where(StudyRow.patient_id == patient_id)
-            return [_study(session, row) for row in session.scalars(query)]
+                query = query.where(StudyRow.patient_id == patient_id).order_by(StudyRow.number)
+            else:
+                query = query.order_by(StudyRow.date.desc(), StudyRow.id)
+            if modality is not None:
+                query = query.where(StudyRow.modalities.contains(f"|{modality}|", autoescape=True))
+            if since is not None:
+                query = query.where(StudyRow.date >= since)
+            if until is not None:
+                query = query.where(StudyRow.date <= until)
+            return _with_series(session, session.scalars(query.limit(limit).offset(offset)).all(), headers)
+
+    def _studies(self, ids: Sequence[str]) -> list[Study]:
+        with Session(self.engine) as session:
+            rows = [r for start in range(0, len(ids), 500)
+                    for r in session.scalars(select(StudyRow).where(StudyRow.id.in_(ids[start : start + 500])))]  # fmt: skip
+            rows.sort(key=lambda r: ids.index(r.id))
+            return _with_series(session, rows)
+
+    def count(self) -> int:
+        """How many studies there are."""
+        with Session(self.engine) as session:
+            return session.scalar(select(func.count()).select_from(StudyRow)) or 0
 
     def study(self, study_id: str) -> Study:
         with Session(self.engine) as session:
             row = session.get(StudyRow, study_id)
             if row is None:
                 raise NotFound(f"there is no study {study_id}", "list the studies")
-            return _study(session, row)
+            return _with_series(session, [row], headers=True)[0]
 
     def volume(self, series_id: str) -> Volume:
         """The voxels of a series in their source grid."""
@@ -135,13 +320,14 @@ class Archive:
             series = session.get(SeriesRow, series_id)
             if series is None:
                 raise NotFound(f"there is no series {series_id}", "show the study")
-            rows = instances_of(session, series_id)
-            files = [self.objects.get(r.sha256) for r in rows]
-            if series.format == "NIfTI":
-                return nifti.volume_of(files[0])
-            if series.format == "picture":
-                return picture.picture_of(files[0])
-            return dicom.load(files, dicom.stack([r.place for r in rows]), [r.sop_uid for r in rows])
+            return volume_of(session, self.objects, self.cache, series)
+
+    def originals(self, study_id: str) -> list[tuple[str, Path, bool]]:
+        """(name, path, is DICOM) of a study's originals."""
+        self.study(study_id)
+        with Session(self.engine) as session:
+            rows = session.scalars(select(InstanceRow).where(InstanceRow.study_id == study_id).order_by(InstanceRow.id))
+            return [(r.name, self.objects.path(r.sha256), bool(r.sop_class)) for r in rows]
 
     def derived(self, series_id: str) -> Path:
         """The folder of what was made from a series (masks)."""
@@ -169,23 +355,51 @@ class Archive:
         return sorted(items, key=lambda i: (i.date or "", i.id), reverse=True)
 
 
+def _hashes(session: Session, study_id: str) -> list[str]:
+    found: set[str] = set()
+    for column, owner in ((InstanceRow.sha256, InstanceRow.study_id), (InstanceRow.companion, InstanceRow.study_id),
+                          (ReportRow.sha256, ReportRow.study_id), (BundleRow.sha256, BundleRow.study_id)):  # fmt: skip
+        found |= {h for h in session.scalars(select(column).where(owner == study_id)) if h}
+    return sorted(found)
+
+
+def _unnamed(session: Session, hashes: Sequence[str]) -> list[str]:
+    """Those originals that no row names."""
+    named: set[str] = set()
+    for start in range(0, len(hashes), 500):
+        some = hashes[start : start + 500]
+        for column in (InstanceRow.sha256, InstanceRow.companion, ReportRow.sha256, BundleRow.sha256):
+            named |= {h for h in session.scalars(select(column).where(column.in_(some))) if h}
+    return [h for h in hashes if h not in named]
+
+
 def _report(row: ReportRow) -> Report:
     return Report(id=row.id, handle=f"R{row.number}", patient_id=row.patient_id, title=row.title, date=row.date,
                   text=row.text, note=row.note)  # fmt: skip
 
 
-def _study(session: Session, row: StudyRow) -> Study:
-    rows = session.scalars(select(SeriesRow).where(SeriesRow.study_id == row.id).order_by(SeriesRow.number)).all()
-    counts = {r.id: session.scalar(select(func.count()).where(InstanceRow.series_id == r.id)) or 0 for r in rows}
+def _with_series(session: Session, rows: Sequence[StudyRow], headers: bool = False) -> list[Study]:
+    mine: dict[str, list[SeriesRow]] = {r.id: [] for r in rows}
+    ids = list(mine)
+    for start in range(0, len(ids), 500):
+        query = select(SeriesRow).where(SeriesRow.study_id.in_(ids[start : start + 500])).order_by(SeriesRow.number)
+        for series in session.scalars(query.options(undefer(SeriesRow.header)) if headers else query):
+            mine[series.study_id].append(series)
+    return [_study(row, mine[row.id], headers) for row in rows]
+
+
+def _study(row: StudyRow, rows: list[SeriesRow], headers: bool) -> Study:
     # FLAIR is a brain (or spine) technique: a NIfTI study that names no body part but has FLAIR is taken as brain.
-    neuro = row.format == "NIfTI" and any(r.sequence == "FLAIR" for r in rows) and not any(r.body_part for r in rows)
+    neuro = row.format != "DICOM" and any(r.sequence == "FLAIR" for r in rows) and not any(r.body_part for r in rows)
     series = [
         Series(
             id=r.id, handle=f"S{row.number}.{r.number}", series_uid=r.uid, modality=r.modality,
             description=r.description, sequence=r.sequence, body_part=r.body_part or ("BRAIN" if neuro else ""),
-            instances=counts[r.id], shape=r.layout.get("shape", []), spacing_mm=r.layout.get("spacing_mm"),
+            plane=r.which.get("plane"), phase=r.which.get("phase"), contrast=r.which.get("contrast"),
+            reasons=r.which.get("reasons", []), instances=r.instances, shape=r.layout.get("shape", []),
+            spacing_mm=r.layout.get("spacing_mm"), unit=r.layout.get("unit", ""), pixel_mm=r.layout.get("pixel_mm"),
             geometry=Geometry.WARNING if r.layout.get("warnings") else Geometry.OK,
-            warnings=r.layout.get("warnings", []), header=r.header,
+            warnings=r.layout.get("warnings", []), header=r.header if headers else {},
         )
         for r in rows
     ]  # fmt: skip
@@ -195,5 +409,5 @@ def _study(session: Session, row: StudyRow) -> Study:
         id=row.id, handle=f"S{row.number}", patient_id=row.patient_id, study_instance_uid=row.uid, date=row.date,
         description=row.description or ", ".join(names[:8]), modalities=list(dict.fromkeys(s.modality for s in series)),
         body_part="/".join(parts), series=series,
-        source=StudySource(format=row.format, files=sum(counts.values())), note=row.note,
+        source=StudySource(format=row.format, files=sum(s.instances for s in series)), note=row.note,
     )  # fmt: skip

@@ -26,7 +26,16 @@ class Series(Frozen):
     modality: str
     description: str
     sequence: str | None = None
+    plane: str | None = None
+    phase: str | None = None
+    contrast: bool | None = None
     body_part: str
+    reasons: list[str] = Field(default_factory=list)
+    """Why sequence, plane, phase, contrast and body part are what they are said to be."""
+    unit: str = ""
+    """Of the voxel values: HU, g/mL (SUV by body weight), Bq/mL, Gy; empty where they have none."""
+    pixel_mm: list[float] | None = None
+    """Column and row distance of a picture without position in space (ultrasound, projection); None where unknown."""
     instances: int
     shape: list[int]
     spacing_mm: list[float] | None
@@ -64,3 +73,6 @@ class Patient(Frozen):
     id: str
     birth_date: str | None = None
     sex: str | None = None
+    name: str = Field("", exclude=True, repr=False)
+    """As the header has it; only compared, to keep two people with one ID apart, and never shown."""
+    issuer: str = Field("", exclude=True, repr=False)

@@ -4,6 +4,7 @@ import gzip
 import io
 import logging
 import math
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -32,6 +33,8 @@ BROKEN = (
     AttributeError,
 )
 """What nibabel raises on damaged files; each is a reason to refuse the file."""
+MAX_VOLUMES = 64
+"""Volumes in one file (channels, echoes, phases)."""
 MAX_VOXELS = 2**30
 """Volumes above one giga-voxel are refused: no clinical series is that large, a forged header is."""
 
@@ -54,7 +57,7 @@ def open_nifti(data: bytes) -> nib.Nifti1Image | nib.Nifti2Image:
         image = kind.from_bytes(raw)
     except BROKEN as error:
         raise Refused(f"the NIfTI header can't be read ({type(error).__name__})", "export the file again") from error
-    if len([n for n in image.shape if n > 1]) > 3 or len(image.shape) < 2:
+    if len(image.shape) < 2 or math.prod(image.shape[3:]) > MAX_VOLUMES:
         raise Refused(f"a NIfTI of shape {image.shape} isn't one volume", "send one file for each volume")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
         raise Refused("the NIfTI affine is singular, so lengths would be wrong", "export the file again")
@@ -81,19 +84,31 @@ def unzipped(data: bytes) -> bytes:
         raise Refused("the gzip data is broken or cut short", "send the whole file") from error
 
 
-def volume_of(data: bytes) -> Volume:
-    """The voxels of `data` as stored, rescaled by the header's slope, as float32 [i, j, k]."""
-    return voxels_of(open_nifti(data))
+def volume_of(data: bytes, component: int = 0) -> Volume:
+    """The voxels of `data` as stored, rescaled by the header's slope, as float32 [i, j, k]; of several volumes, the one asked for."""
+    volumes = volumes_of(data)
+    if not 0 <= component < len(volumes):
+        raise Refused(f"the file holds {len(volumes)} volumes", "send the whole file")
+    return volumes[component]
 
 
-def voxels_of(image: nib.Nifti1Image | nib.Nifti2Image) -> Volume:
-    """The voxels of an opened image; see `volume_of`."""
+def volumes_of(data: bytes) -> list[Volume]:
+    """Every volume of a file: one, or as many as its fourth dimension says."""
+    image = open_nifti(data)
     try:
         array = np.asarray(image.dataobj, dtype=np.float32)
     except BROKEN as error:
         raise Refused("the NIfTI file is cut short or its data type can't be read", "send the whole file") from error
-    array = array.reshape((*array.shape[:2], -1))
-    return Volume(array, np.asarray(image.affine, float), "axial")
+    count = math.prod(array.shape[3:]) if array.ndim > 3 and min(array.shape[:3]) > 1 else 1
+    flat = array.reshape((*array.shape[:3], count)) if count > 1 else array.reshape((*array.shape[:2], -1, 1))
+    affine = np.asarray(image.affine, float)
+    return [Volume(flat[..., n], affine, "axial") for n in range(flat.shape[-1])]
+
+
+def said_by(data: bytes) -> str:
+    """What the header says of the image in words (its description), letters and digits alone."""
+    raw = data[148:228] if data[344:347] in (b"n+1", b"ni1") else b""
+    return re.sub(r"[^A-Za-z0-9 ._+-]", "", raw.split(b"\0")[0].decode("latin-1"))[:60].strip()
 
 
 def to_bytes(volume: Volume, dtype: type = np.float32) -> bytes:

@@ -1,4 +1,4 @@
-"""Frames as a reader sees them: windowed grey values, with a mask over them."""
+"""Frames as a reader sees them: windowed grey values or colours, with a mask over them."""
 
 import io
 
@@ -14,10 +14,22 @@ FILL, EDGE = 0.28, 0.95
 
 
 def window_of(volume: Volume) -> tuple[float, float]:
-    """A window (centre, width) for images without a stated one: from the 1st to the 99.5th percentile of the body."""
+    """The window (centre, width) that the header states, or one from the 1st to the 99.5th percentile of the body."""
+    if volume.window is not None:
+        return volume.window
     body = volume.array[volume.array != volume.array.min()]
     low, high = np.percentile(body[:: max(1, body.size // 100_000)], [1, 99.5]) if body.size else (0.0, 1.0)
     return float(low + high) / 2, max(float(high - low), 1e-6)
+
+
+def windowed(values: np.ndarray, centre: float, width: float, function: str = "LINEAR") -> np.ndarray:
+    """Values as 0 to 1 by a VOI LUT function (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    values = np.asarray(values, np.float32)
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -60, 60))))
+    if function == "LINEAR_EXACT" or width <= 1:
+        return np.clip((values - centre) / width + 0.5, 0, 1)
+    return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
 def png(shown: Volume, frame: int, window: tuple[float, float] | None = None, mask: Volume | None = None) -> bytes:
@@ -27,16 +39,21 @@ def png(shown: Volume, frame: int, window: tuple[float, float] | None = None, ma
     """
     if not 0 <= frame < shown.array.shape[2]:
         raise NotFound(f"there is no frame {frame}", f"frames are 0 to {shown.array.shape[2] - 1}")
-    centre, width = window or window_of(shown)
-    grey = np.clip((shown.array[:, :, frame].T - (centre - width / 2)) / width, 0, 1) * 255
+    if shown.rgb is not None and window is None:
+        base = shown.rgb[:, :, frame].transpose(1, 0, 2).astype(np.float32)
+    else:
+        function = shown.window_function if shown.window and window is None else "LINEAR" if shown.unit else "LINEAR_EXACT"
+        grey = windowed(shown.array[:, :, frame].T, *(window or window_of(shown)), function) * 255
+        base = 255 - grey if shown.inverted else grey
     if mask is None:
-        picture = Image.fromarray(grey.astype(np.uint8), "L")
+        picture = Image.fromarray(base.astype(np.uint8), "L" if base.ndim == 2 else "RGB")
     else:
         inside = mask.array[:, :, frame].T > 0
         core = inside.copy()
         core[1:-1, 1:-1] = inside[1:-1, 1:-1] & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
         weight = np.where(inside & ~core, EDGE, np.where(inside, FILL, 0))[..., None]
-        picture = Image.fromarray((grey[..., None] * (1 - weight) + OVERLAY * weight).astype(np.uint8), "RGB")
+        colour = base[..., None] if base.ndim == 2 else base
+        picture = Image.fromarray((colour * (1 - weight) + OVERLAY * weight).astype(np.uint8), "RGB")
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -1,6 +1,6 @@
 """A volume with true geometry, and the stack of frames that a reader sees of it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from nibabel.affines import voxel_sizes
@@ -16,12 +16,22 @@ class Volume:
     `affine` is None where the image carries no spacing (a photo or a screenshot). `frames` says how the
     display stack is made: "source" keeps columns, rows and slices as acquired (DICOM); "axial" turns the
     array to columns to the Left, rows to Posterior, slices to Superior (NIfTI).
+
+    `rgb` [i, j, k, 3] holds the colours of a picture that has them (`array` is then its luminance), `unit` that of the voxel values
+    (HU, g/mL …), `window` (centre, width) the one that the header states, `inverted` is true where low values are shown bright
+    (MONOCHROME1), `pixel_mm` the column and row distance of frames without position in space.
     """
 
     array: np.ndarray
     affine: np.ndarray | None
     frames: str = "source"
     sop_instance_uids: list[str] = field(default_factory=list)
+    rgb: np.ndarray | None = None
+    unit: str = ""
+    window: tuple[float, float] | None = None
+    window_function: str = "LINEAR"
+    inverted: bool = False
+    pixel_mm: tuple[float, float] | None = None
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -44,7 +54,9 @@ class Volume:
             return self
         transform = ornt_transform(io_orientation(self.affine), axcodes2ornt(tuple(codes)))
         array = apply_orientation(self.array, transform)
-        return Volume(array, self.affine @ inv_ornt_aff(transform, self.array.shape), "source", self.sop_instance_uids)
+        return replace(
+            self, array=array, affine=self.affine @ inv_ornt_aff(transform, self.array.shape), frames="source", rgb=None
+        )
 
     def display(self) -> "Volume":
         """The stack as a reader sees it: frame k is `array[:, :, k]` with columns first."""
@@ -58,7 +70,7 @@ class Volume:
         """Another array (a mask, say) on this grid."""
         if array.shape != self.array.shape:
             raise ValueError(f"shape {array.shape} is not this grid's {self.array.shape}")
-        return Volume(array, self.affine, self.frames, self.sop_instance_uids)
+        return Volume(array, self.affine, self.frames, self.sop_instance_uids)  # not its unit, nor its window
 
     def same_grid(self, other: "Volume") -> bool:
         """True when both have the same shape and, within a micrometre, the same affine."""

@@ -1,26 +1,44 @@
 """Studies: take in, list, show, look at, delete; and the patient's timeline."""
 
 import re
+from collections.abc import Iterator
+from datetime import date
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, Query, Response, UploadFile
+from fastapi import APIRouter, Body, Query, Request, Response
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.types import Message
 
 from knowledge.errors import NotFound
 from knowledge.evidence import Frozen
 from knowledge.records.model import spelled
-from knowledge.studies import nifti, render
+from knowledge.studies import intake, nifti, render
 from knowledge.studies.archive import Import
-from knowledge.studies.intake import Hints
+from knowledge.studies.audit import AuditEntry
 from knowledge.studies.model import Series, Study
-from knowledge.studies.unpack import Incoming, from_bytes
+from knowledge.studies.unpack import Incoming, from_stream, opened_again
 from serving.api.deps import Caller, HouseDep
 from serving.errors import Problem
 from serving.house import House
 from tools.models.outline import mask_files
 
 router = APIRouter(tags=["studies"])
-Text = Annotated[str | None, Form(max_length=128)]
+MAX_FILES = 100_000
+FIELDS = ("patient_id", "study_date", "modality", "body_part")
+_FORM: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
+        "type": "object", "required": ["files"],
+        "properties": {
+            "files": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}, "description": intake.KNOWN},
+            **{name: {"type": "string", "maxLength": 128, "description": f"For files that carry no {name} of their own."} for name in FIELDS},
+        },
+    }}}},
+}  # fmt: skip
 
 
 class TimelineEntry(Frozen):
@@ -32,28 +50,115 @@ class TimelineEntry(Frozen):
     title: str
 
 
-@router.post("/v1/studies", status_code=201, operation_id="import_studies", summary="Take in images, reports and records")
-async def import_studies(
-    house: HouseDep, who: Caller, files: Annotated[list[UploadFile], File()], patient_id: Text = None, study_date: Text = None,
-    modality: Text = None, body_part: Text = None,
-) -> Import:  # fmt: skip
-    """Each file is taken whole or refused with its reason; 422 when nothing could be taken."""
-    if study_date and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", study_date):
-        raise Problem(422, "InvalidRequest", "study_date isn't a date", "write it as 2024-05-31")
-    incoming: list[Incoming] = []
-    for file in files:
-        incoming.extend(from_bytes(file.filename or "file", await file.read()))
-    hints = Hints(patient_id or None, study_date or None, modality or None, body_part or None)
-    done = await run_in_threadpool(house.archive.add, incoming, hints)
+@router.post("/v1/studies", status_code=201, operation_id="import_studies", summary="Take in images, reports and records",
+             openapi_extra=_FORM)  # fmt: skip
+async def import_studies(house: HouseDep, who: Caller, request: Request) -> Import:
+    """Each file is taken whole or refused with its reason; 422 when nothing could be taken.
+
+    Files go through the disk, so memory doesn't grow with the upload. `conflicts` names what contradicts itself or the archive, `asks`
+    what the files don't say of themselves.
+    """
+    form = await _form_of(request, house.settings.max_upload_mb * 2**20)
+    try:
+        files = [v for v in form.getlist("files") if isinstance(v, UploadFile)]
+        hints = _hints({name: form.get(name) for name in FIELDS})
+        if not files:
+            raise Problem(422, "InvalidRequest", "no file came", "send the files as fields named files")
+        done = await run_in_threadpool(house.archive.add, _unpacked(files), hints, who)
+    finally:
+        await form.close()
     if not done.studies and not done.records:
         reasons = "; ".join(f"{r.file}: {r.reason}" for r in done.rejected[:10]) or "no file came"
-        raise Problem(422, "NothingTaken", reasons, "send DICOM, NIfTI, PNG, JPEG, text reports, FHIR bundles, or a zip of these")
+        raise Problem(422, "NothingTaken", reasons, intake.KNOWN)
     return done
 
 
+async def _form_of(request: Request, limit: int) -> FormData:
+    """The form, its files on the disk. A body without a stated length is counted as it comes."""
+    kind = request.headers.get("content-type", "").lower()
+    if not kind.startswith("multipart/form-data") or "boundary=" not in kind:
+        raise Problem(422, "InvalidRequest", "the body isn't multipart/form-data", "send the files as fields named files")
+    came = 0
+
+    async def receive() -> Message:
+        nonlocal came
+        message = await request.receive()
+        came += len(message.get("body", b""))
+        if came > limit:
+            raise Problem(413, "TooLarge", f"more than {limit >> 20} MiB", "send less at once")
+        return message
+
+    try:
+        return await Request(request.scope, receive).form(max_files=MAX_FILES, max_fields=MAX_FILES)
+    except (MultiPartException, HTTPException) as error:
+        raise Problem(
+            422, "InvalidRequest", "the multipart body can't be read", "send the files as fields named files"
+        ) from error
+
+
+def _unpacked(files: list[UploadFile]) -> Iterator[Incoming]:
+    for file in files:
+        yield from from_stream(file.filename or "file", partial(opened_again, file.file))
+
+
+def _hints(given: dict[str, Any]) -> intake.Hints:
+    for name, value in given.items():
+        if value is not None and (not isinstance(value, str) or len(value) > 128):
+            raise Problem(422, "InvalidRequest", f"{name} isn't a text of at most 128 characters", "shorten it")
+    day = given["study_date"]
+    if day and not _is_day(day):
+        raise Problem(422, "InvalidRequest", "study_date isn't a date", "write it as 2024-05-31")
+    return intake.Hints(*(given[name] or None for name in FIELDS))
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) is not None and bool(date.fromisoformat(text))
+    except ValueError:
+        return False
+
+
 @router.get("/v1/studies", operation_id="list_studies_of_archive", summary="List studies")
-def list_studies(house: HouseDep, who: Caller, patient_id: str | None = None) -> list[Study]:
-    return house.archive.studies(patient_id)
+def list_studies(
+    house: HouseDep, who: Caller, response: Response, patient_id: str | None = None, modality: Annotated[str | None, Query(max_length=16)] = None,
+    since: Annotated[date | None, Query(description="First study date.")] = None,
+    until: Annotated[date | None, Query(description="Last study date.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100, offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
+) -> list[Study]:  # fmt: skip
+    """Studies of a patient in their order, or of all patients, newest first; `X-Next-Offset` says where the next page starts."""
+    first, last = (d.isoformat() if d else None for d in (since, until))
+    found = house.archive.studies(patient_id, modality, first, last, limit + 1, offset)
+    if len(found) > limit:
+        response.headers["X-Next-Offset"] = str(offset + limit)
+    return found[:limit]
+
+
+class Correction(Frozen):
+    """What a study's files don't say of themselves."""
+
+    patient_id: str | None = Field(None, min_length=1, max_length=128)
+    study_date: date | None = None
+    modality: str | None = Field(None, min_length=1, max_length=16)
+    body_part: str | None = Field(None, min_length=1, max_length=64)
+
+
+@router.patch("/v1/studies/{study_id}", operation_id="complete_study", summary="Say what a study's files don't")
+def complete_study(house: HouseDep, who: Caller, study_id: str, said: Annotated[Correction, Body()]) -> Study:
+    """Whose it is, when, what it shows: for files that carry none of it. DICOM says it itself: 409."""
+    if said.study_date or said.modality or said.body_part:
+        day = said.study_date.isoformat() if said.study_date else None
+        house.archive.describe(study_id, day, said.modality, said.body_part, who)
+    if said.patient_id:
+        house.archive.assign(study_id, said.patient_id, who)
+    return house.archive.study(study_id)
+
+
+@router.get("/v1/audit", operation_id="show_audit", summary="What was done to the archive")
+def show_audit(
+    house: HouseDep, who: Caller, subject: Annotated[str | None, Query(max_length=64)] = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[AuditEntry]:  # fmt: skip
+    """Newest first; no patient is named in it."""
+    return house.archive.audit(limit, subject)
 
 
 @router.get("/v1/studies/{study_id}", operation_id="show_study", summary="Show a study with its series")
@@ -65,7 +170,7 @@ def show_study(house: HouseDep, who: Caller, study_id: str) -> Study:
     "/v1/studies/{study_id}", status_code=204, operation_id="delete_study", summary="Delete a study and what derives from it"
 )
 def delete_study(house: HouseDep, who: Caller, study_id: str) -> None:
-    house.archive.delete(study_id)
+    house.archive.delete(study_id, who)
     house.viewer.forget()
 
 

@@ -52,7 +52,7 @@ def test_a_missing_slice_is_named(archive: Archive) -> None:
     del files[3]
     (series,) = add(archive, files).studies[0].series
     assert series.geometry is Geometry.WARNING
-    assert "slice may be missing" in series.warnings[0]
+    assert "1 slice is missing" in series.warnings[0]
 
 
 def test_a_duplicated_slice_is_named_and_dropped(archive: Archive) -> None:

@@ -68,12 +68,20 @@ def test_a_zip_bomb(archive: Archive) -> None:
 def test_a_path_out_of_the_zip(archive: Archive, slice_file: bytes, tmp_path: Path) -> None:
     done = taken(archive, "a.zip", zipped({"../../evil.dcm": slice_file, "fine/a.dcm": slice_file}))
     assert len(done.studies) == 1
-    assert "outside the zip" in done.rejected[0].reason
+    assert "outside the archive" in done.rejected[0].reason
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_a_zip_in_a_zip_and_a_broken_zip(archive: Archive, slice_file: bytes) -> None:
-    assert "zip within a zip" in refusal(archive, "a.zip", zipped({"b.zip": zipped({"a.dcm": slice_file})}))
+def test_archives_in_archives_are_opened_so_deep_and_no_deeper(archive: Archive, slice_file: bytes) -> None:
+    nested = zipped({"a.dcm": slice_file})
+    for _ in range(2):
+        nested = zipped({"inner.zip": nested})
+    assert len(taken(archive, "a.zip", nested).studies) == 1
+    done = taken(archive, "b.zip", zipped({"inner.zip": nested}))
+    assert not done.studies and "3 deep" in done.rejected[0].reason
+
+
+def test_a_broken_zip(archive: Archive, slice_file: bytes) -> None:
     assert "broken" in refusal(archive, "a.zip", zipped({"a.dcm": slice_file})[:-30])
 
 

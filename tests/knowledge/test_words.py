@@ -15,8 +15,8 @@ from knowledge.guidelines.rules import RULES, rule
 from knowledge.guidelines.rules.egfr_contrast import egfr
 from knowledge.records.reports import date_of, sentences
 from knowledge.studies.archive import Archive
-from knowledge.studies.sequence import sequence_of
 from knowledge.studies.unpack import Incoming
+from knowledge.studies.which import sequence_of
 from tools.base import Resources
 
 WORKED = json.loads((Path(__file__).parents[1] / "data" / "worked_cases.json").read_text())

@@ -96,7 +96,9 @@ def _run(bundle: Bundle, volume: Volume) -> np.ndarray:
     import torch
     from monai.data import MetaTensor
 
-    image = MetaTensor(torch.from_numpy(np.ascontiguousarray(volume.array))[None], affine=torch.from_numpy(volume.affine))
+    image = MetaTensor(
+        torch.from_numpy(np.ascontiguousarray(volume.array, np.float32))[None], affine=torch.from_numpy(volume.affine)
+    )
     return np.asarray(bundle.segment(image)[0].numpy(), np.uint8)
 
 

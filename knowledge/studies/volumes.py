@@ -1,0 +1,147 @@
+"""Volumes of stored series: read in place, decoded, or from the cache of those that were slow to read."""
+
+import hashlib
+import json
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from knowledge.studies import contours, grids, nifti, picture, pixels
+from knowledge.studies.store import InstanceRow, Objects, SeriesRow
+from knowledge.studies.volume import Volume
+
+VERSION = "1"
+"""Of what is cached: raised when decoding changes."""
+
+
+class VolumeCache:
+    """Decoded voxels as .npy files, mapped when read; the ones unused longest go when there are too many bytes."""
+
+    def __init__(self, root: Path, limit: int = 8 * 2**30) -> None:
+        self.root, self.limit = root, limit
+
+    def path(self, series_id: str, digest: str, kind: str) -> Path:
+        return self.root / f"{series_id}.{digest}.{kind}.npy"
+
+    def get(self, series_id: str, digest: str, kind: str) -> np.ndarray | None:
+        """The cached array, mapped read-only; None where there is none (or a broken one)."""
+        path = self.path(series_id, digest, kind)
+        try:
+            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+            path.touch()
+        except (OSError, ValueError, EOFError):
+            return None
+        return array
+
+    def put(self, series_id: str, digest: str, kind: str, array: np.ndarray) -> None:
+        """Keep an array; a full disk only means that it isn't kept."""
+        part = self.root / f".{uuid.uuid4().hex}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with part.open("xb") as file:
+                np.save(file, array, allow_pickle=False)
+                file.flush()
+            part.replace(self.path(series_id, digest, kind))
+        except OSError:
+            part.unlink(missing_ok=True)
+        self._trim()
+
+    def _trim(self) -> None:
+        found = []
+        for path in self.root.glob("*.npy"):
+            with suppress(FileNotFoundError):
+                about = path.stat()
+                found.append((about.st_mtime, about.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self.limit:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+    def forget(self, series_id: str) -> int:
+        """Drop what is cached of a series; how many files."""
+        gone = list(self.root.glob(f"{series_id}.*"))
+        for path in gone:
+            path.unlink(missing_ok=True)
+        return len(gone)
+
+
+def volume_of(session: Session, objects: Objects, cache: VolumeCache, series: SeriesRow) -> Volume:
+    """The voxels of a series in their source grid. Raises Refused where they can't be read, NoGeometry for objects without any."""
+    ids = [s[0] for s in series.frames if s]
+    found = {r.id: r for start in range(0, len(ids), 500)
+             for r in session.scalars(select(InstanceRow).where(InstanceRow.id.in_(ids[start : start + 500])))}  # fmt: skip
+    if series.format != "DICOM":
+        return _grid(objects, cache, series, found[ids[0]], series.frames[0][1])
+    if not series.layout.get("shape"):
+        return contours.label_map(session, objects, cache, series)
+    rows = list(found.values())
+    index = {r.id: n for n, r in enumerate(rows)}
+    order = [None if s is None else (index[s[0]], s[1]) for s in series.frames]
+    direct = all(r.place["pixels"] for r in rows)
+    digest = _digest(series.frames, [r.sha256 for r in rows])
+    array = None if direct else cache.get(series.id, digest, "grey")
+    rgb = None if array is None else cache.get(series.id, digest, "rgb")
+    if array is None:
+        voxels = pixels.load([objects.path(r.sha256) for r in rows], [r.place for r in rows], order)
+        array, rgb = voxels.array, voxels.rgb
+        if not direct:
+            cache.put(series.id, digest, "grey", array)
+            if rgb is not None:
+                cache.put(series.id, digest, "rgb", rgb)
+    return _dressed(
+        series, array, rgb, [r.sop_uid if s else "" for s in order for r in [rows[s[0]] if s else rows[0]]], rows[0].place
+    )
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps([VERSION, *parts]).encode()).hexdigest()[:16]
+
+
+def _dressed(series: SeriesRow, array: np.ndarray, rgb: np.ndarray | None, uids: list[str], place: dict[str, Any]) -> Volume:
+    affine = series.layout.get("affine")
+    pixel = series.layout.get("pixel_mm")
+    return Volume(
+        array.transpose(2, 1, 0), None if affine is None else np.array(affine), "source", uids,
+        rgb=None if rgb is None else rgb.transpose(2, 1, 0, 3), unit=series.layout.get("unit", ""), window=_window(series, place),
+        window_function=str(series.header.get("VOILUTFunction") or "LINEAR"), inverted=place.get("photometric") == "MONOCHROME1",
+        pixel_mm=(pixel[0], pixel[1]) if pixel else None,
+    )  # fmt: skip
+
+
+def _window(series: SeriesRow, place: dict[str, Any]) -> tuple[float, float] | None:
+    """The first window that the header states, in the units of the voxels."""
+    found = []
+    for keyword in ("WindowCenter", "WindowWidth"):
+        value = series.header.get(keyword)
+        try:
+            found.append(float(str(value[0] if isinstance(value, list) else value)))
+        except (TypeError, ValueError, LookupError):
+            return None
+    factor = place.get("suv") or 1.0
+    return (found[0] * factor, found[1] * factor) if found[1] >= 1 else None
+
+
+def _grid(objects: Objects, cache: VolumeCache, series: SeriesRow, row: InstanceRow, component: int) -> Volume:
+    if series.format == "picture":
+        return picture.picture_of(objects.get(row.sha256))
+    kind, digest = row.place.get("kind"), _digest(row.sha256, component)
+    array = cache.get(series.id, digest, "grid")
+    affine = cache.get(series.id, digest, "affine")
+    if array is not None and affine is not None:
+        return Volume(array, np.array(affine), "axial", unit=series.layout.get("unit", ""))
+    if kind is None:
+        volume = nifti.volume_of(objects.get(row.sha256), component)
+    else:
+        other = objects.path(row.companion) if row.companion else None
+        volume = grids.volume_of(kind, objects.path(row.sha256), other, row.place.get("data_name"))
+    assert volume.affine is not None
+    cache.put(series.id, digest, "grid", np.asfortranarray(volume.array))
+    cache.put(series.id, digest, "affine", volume.affine)
+    return volume
