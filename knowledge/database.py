@@ -1,13 +1,14 @@
 """Engines: SQLite in WAL mode by default, any SQLAlchemy URL by setting."""
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import DeclarativeBase
 
 
-def engine_of(url: str, tables: type[DeclarativeBase]) -> Engine:
-    """An engine with `tables` made. On SQLite: WAL, full synchronisation, foreign keys, 10 s of patience for locks."""
+def engine_of(url: str, tables: type[DeclarativeBase], migrate: Callable[[Engine], object] | None = None) -> Engine:
+    """An engine with `tables` made, an older database brought up by `migrate` first. On SQLite: WAL, full synchronisation, foreign keys, 10 s of patience for locks."""
     engine = create_engine(url)
     if engine.dialect.name == "sqlite":
 
@@ -19,5 +20,7 @@ def engine_of(url: str, tables: type[DeclarativeBase]) -> Engine:
         # The mode is kept in the file: set once here, since two connections that set it at the same time lock each other out.
         with engine.connect() as connection:
             connection.execute(text("PRAGMA journal_mode=WAL"))
+    if migrate is not None:
+        migrate(engine)
     tables.metadata.create_all(engine)
     return engine

@@ -22,9 +22,10 @@ app = typer.Typer(name="consilium", no_args_is_help=True, pretty_exceptions_show
 guidelines = typer.Typer(no_args_is_help=True, help="The guideline corpus.")
 tools = typer.Typer(no_args_is_help=True, help="The tools.")
 models = typer.Typer(no_args_is_help=True, help="The imaging models.")
+audit = typer.Typer(no_args_is_help=True, help="What was done to the archive.")
 keys = typer.Typer(no_args_is_help=True, help="Keys to the server.")
 llm = typer.Typer(no_args_is_help=True, help="The language model's server.")
-for name, group in {"guidelines": guidelines, "tools": tools, "models": models, "keys": keys, "llm": llm}.items():
+for name, group in {"guidelines": guidelines, "tools": tools, "models": models, "keys": keys, "llm": llm, "audit": audit}.items():
     app.add_typer(group, name=name)
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder; left out: the user's data folder.")]
@@ -81,9 +82,9 @@ def serve(
 
 def _load_sample(settings: "Settings") -> None:
     from knowledge import sample
-    from knowledge.studies.archive import Archive
+    from serving.house import archive_of
 
-    done = sample.load(Archive(settings.data / "archive", settings.database_url))
+    done = sample.load(archive_of(settings))
     typer.echo(
         f"Sample case loaded: patient {sample.PATIENT_ID}, {len(done.studies)} study, {len(done.records)} records (made up)."
     )
@@ -99,12 +100,10 @@ def import_(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Take images, reports and records into the archive."""
-    from knowledge.studies.archive import Archive
     from knowledge.studies.intake import Hints
+    from serving.house import archive_of
 
-    settings = _settings(data=data)
-    archive = Archive(settings.data / "archive", settings.database_url)
-    done = _imported(archive, paths, Hints(patient_id, study_date, modality, body_part))
+    done = _imported(archive_of(_settings(data=data)), paths, Hints(patient_id, study_date, modality, body_part))
     if as_json:
         typer.echo(done.model_dump_json())
     else:
@@ -118,18 +117,91 @@ def import_(
             typer.echo(f"{record.kind} {record.id}  {record.title}  {record.items} item(s)")
         for rejected in done.rejected:
             typer.echo(f"refused {rejected.file}: {rejected.reason}", err=True)
+        for conflict in done.conflicts:
+            typer.echo(f"conflict {conflict.file}: {conflict.reason}", err=True)
+        for ask in done.asks:
+            typer.echo(f"say of {ask.file}: {', '.join(ask.missing)} (--patient-id, --study-date, --modality)", err=True)
     if not done.studies and not done.records:
         _fail(REFUSED, "nothing could be taken in")
 
 
 def _imported(archive: Any, paths: list[Path], hints: Any) -> Any:
-    from knowledge.errors import NotFound
+    from knowledge.errors import NotFound, StorageFailed
     from knowledge.studies.unpack import from_paths
 
     try:
         return archive.add(from_paths(paths), hints)
     except NotFound as error:
         _fail(WRONG_USAGE, str(error), error.hint)
+    except StorageFailed as error:
+        _fail(SERVICE_DOWN, str(error), error.hint)
+
+
+@app.command()
+def export(
+    study: Annotated[str, typer.Argument(help="The study's id.")], out: Annotated[Path, typer.Option(help="The zip to write.")],
+    profile: Annotated[str, typer.Option(help="none (originals), basic or research: de-identified by DICOM PS3.15.")] = "none",
+    deface: Annotated[bool, typer.Option("--deface", help="Take the face's surface off head MR and CT.")] = False, data: Data = None,
+) -> None:  # fmt: skip
+    """Write a study as a zip."""
+    from knowledge.errors import KnowledgeError
+    from knowledge.studies.export import write_zip
+    from serving.house import archive_of
+
+    if deface and profile == "none":
+        _fail(WRONG_USAGE, "--deface needs a profile", "add --profile basic")
+    try:
+        with out.open("xb") as file:
+            done = write_zip(archive_of(_settings(data=data)), study, file, None if profile == "none" else profile, deface)
+    except FileExistsError:
+        _fail(WRONG_USAGE, f"{out} is there already", "name another file")
+    except KnowledgeError as error:
+        out.unlink()
+        _fail(REFUSED, str(error), error.hint)
+    typer.echo(f"{out}: {done.files} files, text blanked in {done.blanked}, face taken off {done.defaced}")
+    for one in done.left_out:
+        typer.echo(f"left out {one.file}: {one.reason}", err=True)
+
+
+@app.command()
+def reidentify(
+    pseudonym: Annotated[str, typer.Argument(help="A pseudonym or UID of a de-identified export.")], data: Data = None
+) -> None:
+    """Say which patient or UID a pseudonym of this archive's vault stands for. The audit keeps that it was asked."""
+    from knowledge.errors import NotFound
+    from serving.house import archive_of
+
+    archive = archive_of(_settings(data=data))
+    try:
+        typer.echo(archive.vault.original(pseudonym))
+    except NotFound as error:
+        _fail(REFUSED, str(error), error.hint)
+    archive.note("local", "reidentify", pseudonym, {})
+
+
+@audit.command("show")
+def audit_show(data: Data = None, subject: Annotated[str | None, typer.Option(help="A study's id.")] = None,
+               limit: Annotated[int, typer.Option(min=1)] = 50, as_json: Json = False) -> None:  # fmt: skip
+    """What was done to the archive, newest first."""
+    from serving.house import archive_of
+
+    found = archive_of(_settings(data=data)).audit(limit, subject)
+    if as_json:
+        typer.echo(json.dumps([e.model_dump() for e in found]))
+        return
+    for entry in found:
+        typer.echo(f"{entry.number}  {entry.at}  {entry.actor}  {entry.action}  {entry.subject}  {json.dumps(entry.detail)}")
+
+
+@audit.command("verify")
+def audit_verify(data: Data = None) -> None:
+    """Check that no entry was changed or taken out of the middle."""
+    from serving.house import archive_of
+
+    broken = archive_of(_settings(data=data)).audit_broken_at()
+    if broken is not None:
+        _fail(REFUSED, f"entry {broken} doesn't follow from those before it", "restore the archive's database from a backup")
+    typer.echo("the audit is whole")
 
 
 @app.command()

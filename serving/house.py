@@ -81,10 +81,23 @@ def planner_of(settings: Settings, embedder: MiniLM) -> "tuple[BaseChatModel, Pl
     return BuiltinPlanner.of(embedder), PlannerRef(kind="builtin", model=NAME)
 
 
+def archive_of(settings: Settings) -> Archive:
+    """The archive for these settings."""
+    root = settings.data / "archive"
+    if settings.deidentify_on_import == "off":
+        return Archive(root, settings.database_url)
+    from knowledge.studies.deidentify.vault import Vault
+    from knowledge.studies.export import OnImport, options_of
+
+    return Archive(
+        root, settings.database_url, OnImport(options_of(settings.deidentify_on_import, deface=False), Vault(root / "vault"))
+    )
+
+
 def build(settings: Settings) -> House:
     """The house for these settings; nothing heavy is loaded yet."""
     data = settings.data
-    archive = Archive(data / "archive", settings.database_url)
+    archive = archive_of(settings)
     embedder = MiniLM()
     resources = Resources(Catalogue(), GuidelineIndex(data / "chroma", embedder), embedder, RecordSearch(embedder))
     memory = Memory(data / "conversations.db")

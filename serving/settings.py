@@ -1,6 +1,7 @@
 """Settings of the server, from arguments, `CONSILIUM_*` variables and `consilium.toml`."""
 
 from pathlib import Path
+from typing import Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, model_validator
@@ -23,6 +24,9 @@ class Settings(BaseSettings):
     llm_key: SecretStr | None = Field(None, description="Key for that server, where it wants one.")
     llm_timeout_s: float = Field(120, gt=0, description="Seconds to wait for one reply of the language model.")
     no_auth: bool = Field(False, description="Let everyone in; only on loopback.")
+    deidentify_on_import: Literal["off", "basic", "research"] = Field(
+        "off", description="De-identify DICOM before anything of it is kept (PS3.15 profile); nothing else is then taken in."
+    )
     max_upload_mb: int = Field(8192, gt=0, description="Largest upload, in MiB.")
 
     @model_validator(mode="after")

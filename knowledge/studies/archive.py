@@ -3,10 +3,13 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 from sqlalchemy import delete, func, select, text, update
@@ -16,11 +19,13 @@ from sqlalchemy.orm import Session, undefer
 from knowledge.database import engine_of
 from knowledge.errors import NotFound, Refused, StorageFailed
 from knowledge.evidence import Frozen
+from knowledge.migrations import migrate
 from knowledge.records.model import Record, RecordItem, Report
 from knowledge.studies import audit, intake, store
+from knowledge.studies.deidentify.vault import Vault
 from knowledge.studies.keeper import Ask, Conflict, Keeper
 from knowledge.studies.model import Geometry, Patient, Series, Study, StudySource
-from knowledge.studies.settle import Settler, undecodable
+from knowledge.studies.settle import Settler, settle_old, undecodable
 from knowledge.studies.store import (
     AuditRow,
     BundleRow,
@@ -48,6 +53,18 @@ class Rejected(Frozen):
     reason: str
 
 
+@dataclass(frozen=True)
+class Original:
+    """A file as it came. `place` for DICOM alone."""
+
+    name: str
+    path: Path
+    series_uid: str
+    place: dict[str, Any] | None
+    modality: str
+    header: dict[str, Any]
+
+
 class Import(Frozen):
     """What one upload brought. `conflicts`: what contradicts itself or the archive; `asks`: what the files don't say of themselves."""
 
@@ -65,15 +82,17 @@ class Import(Frozen):
 class Archive:
     """Studies and records under `root`: `archive.db` (or another database `url`), `objects/`, `derived/`, `cache/`."""
 
-    def __init__(self, root: Path, url: str | None = None) -> None:
-        self.root = root
+    def __init__(self, root: Path, url: str | None = None, clean: Callable[[bytes], bytes] | None = None) -> None:
+        """`clean` de-identifies each DICOM file before anything of it is kept; then nothing else is taken in."""
+        self.root, self._clean = root, clean
         with store.storing():
             root.mkdir(parents=True, exist_ok=True)
             self.objects = Objects(root / "objects")
-        self.engine = engine_of(url or f"sqlite:///{root / 'archive.db'}", store.Base)
+        self.engine = engine_of(url or f"sqlite:///{root / 'archive.db'}", store.Base, migrate)
         self.cache = VolumeCache(root / "cache")
         self._writing = threading.Lock()
         self._sweep()
+        self._settle_old()
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
@@ -121,7 +140,7 @@ class Archive:
     def _read(
         self, files: Iterable[Incoming], hints: intake.Hints, journal: Journal
     ) -> tuple[list[intake.Parsed], list[Rejected]]:
-        reader = intake.Reader(self.objects, journal, hints)
+        reader = intake.Reader(self.objects, journal, hints, self._clean)
         parsed: list[intake.Parsed] = []
         rejected: list[Rejected] = []
         halves: list[intake.Half] = []
@@ -190,6 +209,14 @@ class Archive:
             if names:
                 with self._write() as session:
                     self.objects.drop(_unnamed(session, names))
+
+    def _settle_old(self) -> None:
+        """Lay out what an earlier version's tables held: instances are read again from their originals."""
+        with Session(self.engine) as session:
+            if session.scalar(select(SeriesRow.id).where(SeriesRow.settled.is_(False)).limit(1)) is None:
+                return
+        with self._write() as session:
+            settle_old(session, self.objects)
 
     def assign(self, study_id: str, patient_id: str, by: str = "local") -> Study:
         """Say whose a study is that came without a patient. Raises Refused where its files name one."""
@@ -322,12 +349,38 @@ class Archive:
                 raise NotFound(f"there is no series {series_id}", "show the study")
             return volume_of(session, self.objects, self.cache, series)
 
-    def originals(self, study_id: str) -> list[tuple[str, Path, bool]]:
-        """(name, path, is DICOM) of a study's originals."""
+    def originals(self, study_id: str) -> list[Original]:
+        """A study's originals, as they came."""
         self.study(study_id)
         with Session(self.engine) as session:
-            rows = session.scalars(select(InstanceRow).where(InstanceRow.study_id == study_id).order_by(InstanceRow.id))
-            return [(r.name, self.objects.path(r.sha256), bool(r.sop_class)) for r in rows]
+            mine = SeriesRow.study_id == study_id
+            told = {r.uid: r for r in session.scalars(select(SeriesRow).where(mine).options(undefer(SeriesRow.header)))}
+            found = []
+            for r in session.scalars(select(InstanceRow).where(InstanceRow.study_id == study_id).order_by(InstanceRow.id)):
+                series = told.get(r.series_uid)
+                place = r.place if series is not None and series.format == "DICOM" else None
+                modality, header = (series.modality, series.header) if series else ("OT", {})
+                found.append(Original(r.name, self.objects.path(r.sha256), r.series_uid, place, modality, header))
+                if r.companion:
+                    name = r.place.get("data_name", "voxels")
+                    found.append(Original(name, self.objects.path(r.companion), r.series_uid, None, modality, header))
+            return found
+
+    def frames(self, series_id: str) -> list[tuple[str, int]]:
+        """(SOP Instance UID, frame) of each slice of a DICOM series, first to last; no UID for a slice of zeros."""
+        with Session(self.engine) as session:
+            series = session.get(SeriesRow, series_id)
+            if series is None:
+                raise NotFound(f"there is no series {series_id}", "show the study")
+            rows = session.execute(select(InstanceRow.id, InstanceRow.sop_uid).where(InstanceRow.study_id == series.study_id))
+            uids = {row.id: row.sop_uid for row in rows}
+            return [(uids[s[0]], s[1]) if s else ("", 0) for s in series.frames]
+
+    @cached_property
+    def vault(self) -> Vault:
+        """Pseudonyms for what leaves de-identified."""
+        with store.storing():
+            return Vault(self.root / "vault")
 
     def derived(self, series_id: str) -> Path:
         """The folder of what was made from a series (masks)."""

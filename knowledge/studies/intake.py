@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -88,13 +89,15 @@ class Half:
 class Reader:
     """Reads the files of one upload and keeps their originals, each by itself, so that several threads can."""
 
-    def __init__(self, objects: Objects, journal: Journal, hints: Hints) -> None:
-        self.objects, self.journal, self.hints = objects, journal, hints
+    def __init__(self, objects: Objects, journal: Journal, hints: Hints, clean: Callable[[bytes], bytes] | None = None) -> None:
+        self.objects, self.journal, self.hints, self.clean = objects, journal, hints, clean
         self._known: set[str] = set()
 
     def read(self, name: str, staged: Staged) -> "list[Parsed] | Half":
         """Recognise one file and keep it. Raises Refused with the reason and what to do; nothing is kept then."""
         try:
+            if self.clean is not None:
+                staged, name = self._cleaned(staged), PurePosixPath(name).suffix or "file"
             found = self._recognised(name, staged)
             if isinstance(found, Half):
                 return found
@@ -104,6 +107,17 @@ class Reader:
             raise
         staged.drop()
         return found
+
+    def _cleaned(self, staged: Staged) -> Staged:
+        """The de-identified copy of a file; the original is not kept."""
+        assert self.clean is not None
+        if not dicom.looks_like_dicom(bytes(staged.data[:4096])):
+            raise Refused(
+                "this archive takes de-identified data only, and only DICOM can be de-identified", "convert it to DICOM"
+            )
+        made = self.clean(bytes(staged.data))
+        staged.drop()
+        return self.objects.stage(io.BytesIO(made))
 
     def _recognised(self, name: str, staged: Staged) -> "list[Parsed] | Half":
         data, lower = staged.data, name.lower()

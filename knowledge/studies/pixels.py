@@ -175,11 +175,11 @@ def decode(task: tuple[str, dict[str, Any], list[int]]) -> "list[np.ndarray] | R
     path, place, frames = task
     try:
         return frames_of(Path(path).read_bytes(), place, frames)
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         return Refused(f"the pixels can't be decoded ({type(error).__name__})", "send it uncompressed")
 
 
-_UNDECODABLE = (AttributeError, ValueError, RuntimeError, NotImplementedError, OSError, LookupError, TypeError, ArithmeticError, MemoryError,
+UNDECODABLE = (AttributeError, ValueError, RuntimeError, NotImplementedError, OSError, LookupError, TypeError, ArithmeticError, MemoryError,
                 EOFError, SyntaxError, AssertionError)  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 RT_DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
 MAX_FRAMES = 100_000
@@ -94,7 +95,8 @@ def first(groups: Sequence[Dataset], sequence: str, keyword: str) -> Any:
 
 def pixel_bytes(place: dict[str, Any]) -> int:
     """Bytes that the header declares for native pixels."""
-    return math.ceil(int(place["rows"]) * place["columns"] * place["frames"] * place["samples"] * place["bits"] / 8)
+    samples: int = place["rows"] * place["columns"] * place["frames"] * place["samples"]
+    return math.ceil(samples * int(place["bits"]) / 8)
 
 
 def place_of(dataset: Dataset, sop_class: str) -> dict[str, Any]:
@@ -188,16 +190,15 @@ def _spacing(dataset: Dataset) -> tuple[list[float] | None, str | None]:
     return (list(only), "ultrasound") if only and min(only) > 0 else (None, None)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> str | int | float | None:
+    """A key's value as JSON has it; several values joined as DICOM does."""
     if value is None or value == "":
         return None
-    if isinstance(value, str):
-        return str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
     if isinstance(value, float):
         return float(value)
-    if isinstance(value, int):
-        return int(value)
-    return "\\".join(str(v) for v in value) if hasattr(value, "__iter__") else str(value)
+    return str(value) if isinstance(value, str) or not isinstance(value, Sequence | MultiValue) else "\\".join(map(str, value))
 
 
 def _key(dataset: Dataset, groups: Sequence[Dataset], types: list[str]) -> dict[str, Any]:

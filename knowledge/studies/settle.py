@@ -179,3 +179,25 @@ def undecodable(parsed: Sequence[Any], path: Any) -> dict[str, str]:
         if isinstance(outcome, Refused):
             results[uid] = str(outcome)
     return results
+
+
+def settle_old(session: Session, objects: Objects) -> None:
+    """Lay out every series that isn't: its instances are read again. What can't be read keeps its rows, with the reason."""
+    settler = Settler(session, objects, {})
+    for row in list(session.scalars(select(SeriesRow).where(SeriesRow.settled.is_(False)))):
+        mine = select(InstanceRow).where(InstanceRow.study_id == row.study_id, InstanceRow.series_uid == row.uid)
+        instances = list(session.scalars(mine))
+        try:
+            if row.format == "DICOM":
+                read = [dicom.read_instance(objects.get(i.sha256)) for i in instances]
+                for instance, found in zip(instances, read, strict=True):
+                    instance.place, instance.sop_class = found.place, found.sop_class
+                session.flush()
+                settler.series(row.study_id, row.uid, read[0])
+            else:
+                row.frames, row.instances = [[instances[0].id, 0]], 1
+        except (Refused, NotFound, LookupError) as error:
+            row.layout = {**row.layout, "warnings": [*row.layout.get("warnings", []), f"its originals can't be read: {error}"]}
+        row.settled = True
+        session.flush()
+        settler.study(row.study_id)

@@ -119,7 +119,7 @@ def _opened(opener: Callable[[], BinaryIO], here: _Here) -> Iterator[Incoming]:
             yield Incoming(here.name, refusal=f"the archive is broken ({type(error).__name__}): pack it again")
 
 
-_INFLATING: type[Exception] = isal_zlib.IsalError
+_INFLATING: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # the stub calls the class an instance
 BROKEN_ARCHIVE: tuple[type[BaseException], ...] = (zipfile.BadZipFile, tarfile.TarError, PyCdlibException, EOFError, OSError, NotImplementedError, ValueError,
                   LookupError, struct.error, lzma.LZMAError, _INFLATING, RuntimeError, TypeError, AttributeError,
                   OverflowError, MemoryError)  # fmt: skip

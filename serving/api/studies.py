@@ -1,12 +1,16 @@
 """Studies: take in, list, show, look at, delete; and the patient's timeline."""
 
+import os
 import re
+import tempfile
 from collections.abc import Iterator
 from datetime import date
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Body, Query, Request, Response
+from fastapi.responses import FileResponse
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
@@ -20,6 +24,7 @@ from knowledge.records.model import spelled
 from knowledge.studies import intake, nifti, render
 from knowledge.studies.archive import Import
 from knowledge.studies.audit import AuditEntry
+from knowledge.studies.export import write_zip
 from knowledge.studies.model import Series, Study
 from knowledge.studies.unpack import Incoming, from_stream, opened_again
 from serving.api.deps import Caller, HouseDep
@@ -131,6 +136,30 @@ def list_studies(
     if len(found) > limit:
         response.headers["X-Next-Offset"] = str(offset + limit)
     return found[:limit]
+
+
+@router.get("/v1/studies/{study_id}/export.zip", operation_id="export_study", summary="A study's files, de-identified by choice",
+            response_class=FileResponse, responses={200: {"content": {"application/zip": {}}}})  # fmt: skip
+def export_study(
+    house: HouseDep, who: Caller, study_id: str, background: BackgroundTasks,
+    profile: Annotated[Literal["none", "basic", "research"], Query(description="PS3.15 profile; none: the originals.")] = "none",
+    deface: Annotated[bool, Query(description="Take the face's surface off head MR and CT; needs a profile.")] = False,
+) -> FileResponse:  # fmt: skip
+    """With a profile only what it can clean goes in; `X-Left-Out` counts the rest. The audit keeps who exported what."""
+    if deface and profile == "none":
+        raise Problem(
+            422, "InvalidRequest", "a face is only taken off a de-identified copy", "add profile=basic or profile=research"
+        )
+    handle, name = tempfile.mkstemp(suffix=".zip")
+    background.add_task(Path(name).unlink, missing_ok=True)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            done = write_zip(house.archive, study_id, file, None if profile == "none" else profile, deface, who)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    headers = {"X-Left-Out": str(len(done.left_out)), "X-Text-Blanked": str(done.blanked)}
+    return FileResponse(name, media_type="application/zip", filename=f"{study_id}.zip", headers=headers, background=background)
 
 
 class Correction(Frozen):
