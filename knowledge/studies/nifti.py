@@ -5,6 +5,7 @@ import io
 import logging
 import math
 import re
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -80,7 +81,7 @@ def unzipped(data: bytes) -> bytes:
             if stream.read(1):
                 raise Refused("the file unpacks to far more than it should", "send the volume uncompressed")
             return head
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise Refused("the gzip data is broken or cut short", "send the whole file") from error
 
 

@@ -1,6 +1,7 @@
 """Where the frames of an instance lie, and what tells them apart (PS3.3 C.7.6.2, C.7.6.16)."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
@@ -205,7 +206,7 @@ def _key(dataset: Dataset, groups: Sequence[Dataset], types: list[str]) -> dict[
     """What may tell this frame from another at the same position."""
     key = {}
     for name, inside in DISCRIMINATORS.items():
-        found = next((v for s, k in inside if (v := first(groups, s, k)) is not None), None)
+        found: Any = next((v for s, k in inside if (v := first(groups, s, k)) is not None), None)
         if found is None:
             found = next((v for k in _TOP.get(name, ()) if (v := dataset.get(k)) not in (None, "")), None)
         if found is None and name == "b" and _SIEMENS_B in dataset:
@@ -248,8 +249,10 @@ def _dose(dataset: Dataset, shared: dict[str, Any]) -> dict[str, Any]:
 
 def _mosaic(dataset: Dataset) -> dict[str, Any]:
     """A Siemens mosaic's tiles as frames (nibabel's reading of the CSA header); left as one picture where that can't be read."""
-    from nibabel.nicom.csareader import CSAReadError
-    from nibabel.nicom.dicomwrappers import WrapperError, wrapper_from_data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nibabel calls its DICOM readers experimental whenever they are imported
+        from nibabel.nicom.csareader import CSAReadError
+        from nibabel.nicom.dicomwrappers import WrapperError, wrapper_from_data
 
     try:
         wrapper = wrapper_from_data(dataset)

@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -121,7 +122,7 @@ def _opened(opener: Callable[[], BinaryIO], here: _Here) -> Iterator[Incoming]:
 
 _INFLATING: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # the stub calls the class an instance
 BROKEN_ARCHIVE: tuple[type[BaseException], ...] = (zipfile.BadZipFile, tarfile.TarError, PyCdlibException, EOFError, OSError, NotImplementedError, ValueError,
-                  LookupError, struct.error, lzma.LZMAError, _INFLATING, RuntimeError, TypeError, AttributeError,
+                  LookupError, struct.error, lzma.LZMAError, zlib.error, _INFLATING, RuntimeError, TypeError, AttributeError,
                   OverflowError, MemoryError)  # fmt: skip
 """What the unpacking libraries raise on damaged archives."""
 
@@ -156,7 +157,7 @@ def _head_within(stream: BinaryIO, head: bytes) -> bytes:
             return bz2.BZ2File(stream).read(512)
         if head[:6] == b"\xfd7zXZ\x00":
             return lzma.LZMAFile(stream).read(512)
-    except (OSError, EOFError, lzma.LZMAError, ValueError):
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError):
         pass
     return b""
 

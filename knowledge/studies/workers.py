@@ -70,3 +70,5 @@ def _result(future: Any) -> Any:
         raise Refused("reading it broke the reader's process", "send it uncompressed, or in another format") from error
     except MemoryError as error:
         raise Refused("reading it needs more memory than is allowed", "send a smaller file") from error
+    except Exception as error:
+        raise Refused(f"it can't be read ({type(error).__name__})", "send the original file again") from error

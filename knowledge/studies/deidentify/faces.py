@@ -12,6 +12,8 @@ from knowledge.errors import NoGeometry, Refused
 from knowledge.studies.volume import Volume
 
 DEPTH_MM, ROUGHNESS_MM, SMOOTH_MM = 9.0, 3.0, 15.0
+PROTRUSION_MM = 25.0
+"""What no ball of this radius within the head reaches stands out of it."""
 FRONT = 0.6
 """Share of the head, from the front, that is treated: the face and both ears' front."""
 CLOSING_MM = 12.0
@@ -46,8 +48,9 @@ def face_of(volume: Volume, seed: int = 0) -> np.ndarray:
     rows = np.nonzero(inside.any((0, 2)))[0]
     front = np.zeros(array.shape, bool)
     front[:, : rows[0] + int(FRONT * np.ptp(rows)) + 1, :] = True  # LPS: rows run from the front to the back
-    # Air in front of the surface goes too: a faint halo would draw the profile.
-    layer = front & ((depth <= limit) | ~inside)
+    # What stands out (nose, lips, ears) goes whole. Air in front of the surface goes too: a faint halo would draw the profile.
+    core = ndimage.distance_transform_edt(depth <= PROTRUSION_MM, sampling=spacing)
+    layer = front & ((depth <= limit) | (core > PROTRUSION_MM) | ~inside)
     return _back(layer, shown, volume)
 
 

@@ -20,7 +20,7 @@ TEXTS = {"LO", "SH", "ST", "LT", "UT", "UC", "PN"}
 _WORD = re.compile(r"[^\W_]{2,}")
 # What free text may not keep, whoever it is about: days, long numbers, titles with the name after them.
 _TELLING = re.compile(
-    r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|\b\d{5,}\b|\b(?:Dr|Prof|Mr|Mrs|Ms|Herr|Frau)\b\.?\s*(?:[A-Z][\w'-]+\s*){0,3}|\S+@\S+"
+    r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|\b\d{4,}\b|\b(?:Dr|Prof|Mr|Mrs|Ms|Herr|Frau)\b\.?\s*(?:[A-Z][\w'-]+\s*){0,3}|\S+@\S+"
 )
 UID_ROOT = "1.2.840.10008."
 """UIDs of the standard itself (SOP classes, transfer syntaxes) are no identifiers."""
@@ -154,7 +154,7 @@ def _clean(dataset: Dataset, element: DataElement, rules: _Rules) -> None:
         element.value = (moved if len(moved) > 1 else moved[0]) if any(moved) else None
     elif element.VR == "TM":
         return  # a time of day on a shifted date
-    elif element.VR in TEXTS:
+    elif element.VR in ("LO", "SH", "PN"):
         element.value = _each(element.value, rules.cleaned)
     else:
         del dataset[element.tag]

@@ -8,6 +8,8 @@ import numpy as np
 
 MIN_SIDE = 640
 """Smaller pictures are enlarged: burned-in letters are often 8 pixels high."""
+MAX_HEIGHT = 0.15
+"""Of the picture: what is taller, or reads as one letter, is anatomy that looks like an O."""
 MARGIN = 3
 """Pixels around a found line that are blanked with it."""
 
@@ -42,6 +44,8 @@ def _read(picture: np.ndarray) -> list[tuple[tuple[int, int, int, int], str]]:
     found = []
     for box, words in zip(result.boxes, result.txts, strict=True):
         low, high = np.floor(box.min(0) / factor).astype(int), np.ceil(box.max(0) / factor).astype(int)
+        if sum(c.isalnum() for c in str(words)) < 2 or high[1] - low[1] > MAX_HEIGHT * picture.shape[0]:
+            continue
         found.append(((int(low[0]), int(low[1]), int(high[0]), int(high[1])), str(words)))
     return found
 
