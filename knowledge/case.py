@@ -104,7 +104,7 @@ class Case:
             "patient": {"age": self.age_years, "sex": self.patient.sex},
             "studies": [
                 {
-                    "handle": s.handle, "date": s.date, "modality": s.modalities, "body_part": s.body_part,
+                    "handle": s.handle, "date": s.date, "modality": s.image_modalities, "body_part": s.body_part,
                     "description": s.description,
                     "series": [{"handle": q.handle, "modality": q.modality, "sequence": q.sequence,
                                 "description": q.description, "shape": q.shape, "geometry": q.geometry}

@@ -141,18 +141,23 @@ def _imported(archive: Any, paths: list[Path], hints: Any) -> Any:
 def export(
     study: Annotated[str, typer.Argument(help="The study's id.")], out: Annotated[Path, typer.Option(help="The zip to write.")],
     profile: Annotated[str, typer.Option(help="none (originals), basic or research: de-identified by DICOM PS3.15.")] = "none",
-    deface: Annotated[bool, typer.Option("--deface", help="Take the face's surface off head MR and CT.")] = False, data: Data = None,
+    option: Annotated[list[str] | None, typer.Option(help="An option of PS3.15 (faces, uids, full_dates, device …); repeatable.")] = None,
+    data: Data = None,
 ) -> None:  # fmt: skip
     """Write a study as a zip."""
     from knowledge.errors import KnowledgeError
-    from knowledge.studies.export import write_zip
+    from knowledge.studies.export import options_of, write_zip
     from serving.house import archive_of
 
-    if deface and profile == "none":
-        _fail(WRONG_USAGE, "--deface needs a profile", "add --profile basic")
+    if option and profile == "none":
+        _fail(WRONG_USAGE, "--option needs a profile", "add --profile basic")
+    try:
+        options = None if profile == "none" else options_of(profile, option or [])
+    except KnowledgeError as error:
+        _fail(WRONG_USAGE, str(error), error.hint)
     try:
         with out.open("xb") as file:
-            done = write_zip(archive_of(_settings(data=data)), study, file, None if profile == "none" else profile, deface)
+            done = write_zip(archive_of(_settings(data=data)), study, file, options)
     except FileExistsError:
         _fail(WRONG_USAGE, f"{out} is there already", "name another file")
     except KnowledgeError as error:

@@ -89,9 +89,7 @@ def archive_of(settings: Settings) -> Archive:
     from knowledge.studies.deidentify.vault import Vault
     from knowledge.studies.export import OnImport, options_of
 
-    return Archive(
-        root, settings.database_url, OnImport(options_of(settings.deidentify_on_import, deface=False), Vault(root / "vault"))
-    )
+    return Archive(root, settings.database_url, OnImport(options_of(settings.deidentify_on_import), Vault(root / "vault")))
 
 
 def build(settings: Settings) -> House:

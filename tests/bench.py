@@ -185,10 +185,13 @@ def main() -> None:
         "segment_plain_peak_mb": plain_peak,
         "segment_plain_added_mb": plain_added,
     }
+    from tests import bench_intake
+
+    figures |= bench_intake.figures()
     figures = {k: round(v, 4) for k, v in figures.items()}
     args.out.write_text(json.dumps({"cpus": os.cpu_count(), "figures": figures}, indent=1) + "\n")
     for name, value in figures.items():
-        print(f"{name:<32}{value:>12}")
+        print(f"{name:<40}{value:>12}")
 
 
 if __name__ == "__main__":

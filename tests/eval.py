@@ -125,7 +125,9 @@ def main() -> None:
     args = parser.parse_args()
     result: dict[str, Any] = {"questions": asyncio.run(the_questions())}
     if SHARED.exists():
-        result |= {"held_out_gliomas": volumes(), "plans": plans()}
+        from tests import eval_intake
+
+        result |= {"held_out_gliomas": volumes(), "plans": plans(), "which_series": eval_intake.scores()}
     else:
         print("../shared isn't beside this checkout: the held-out volumes and the planner's questions were skipped")
     args.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -49,11 +49,11 @@ class ListStudies(CaseTool):
 
 
 def _fact(study: Study) -> Fact:
-    parts = [f"{q.sequence or q.description or q.modality}" for q in study.series if q.modality != "SEG"]
+    parts = [f"{q.sequence or q.description or q.modality}" for q in study.series if q.is_image]
     shape = study.series[0].shape
     when = f"dated {study.date}" if study.date else "without a date"
     body = study.body_part.lower() or "body part not stated"
-    modalities = "/".join(m for m in study.modalities if m != "SEG") or "SEG"
+    modalities = "/".join(study.image_modalities)
     size = f" ({' x '.join(map(str, shape))} voxels)" if len({tuple(s.shape) for s in study.series}) == 1 else ""
     statement = f"Study {study.handle} is a {modalities} of the {body}, {when}, with {len(study.series)} series: " + (
         f"{', '.join(parts[:12])}{' …' if len(parts) > 12 else ''}{size}."
@@ -90,7 +90,7 @@ class ExplainImageMetadata(CaseTool):
             chosen = [case.series(arguments.study)]
         else:
             studies = [case.study(arguments.study)] if arguments.study else case.studies
-            chosen = [(s, q) for s in studies for q in s.series if q.modality != "SEG"]
+            chosen = [(s, q) for s in studies for q in s.series if q.is_image]
         if not chosen:
             raise NotApplicable("the case holds no image series", "add the images")
         facts = [_attributes(s, q) for s, q in chosen[:8]]

@@ -124,13 +124,15 @@ class Archive:
             self.objects.settle(journal)
             doubts = undecodable(parsed, self.objects.path)
             with self._write() as session:
-                keeper = self._keep(session, hints, parsed, rejected, doubts)
+                keeper, stale = self._keep(session, hints, parsed, doubts)
                 if keeper.studies or keeper.records:
                     detail = {"files": len(parsed), "rejected": len(rejected), "studies": sorted(keeper.studies)}
                     audit.append(session, by, "import", "", detail)
         except BaseException:
             self._take_back(journal)
             raise
+        for series_id in stale:
+            self._forget(series_id)
         if rejected:
             self._take_back(journal)
         journal.close()
@@ -181,8 +183,10 @@ class Archive:
         except BROKEN_ARCHIVE as error:  # a file that can't be read (permission, a broken archive under it)
             return Refused(f"it can't be read ({type(error).__name__})", "check the file and send it again")
 
-    def _keep(self, session: Session, hints: intake.Hints, parsed: list[intake.Parsed], rejected: list[Rejected],
-              doubts: dict[str, str]) -> Keeper:  # fmt: skip
+    def _keep(
+        self, session: Session, hints: intake.Hints, parsed: list[intake.Parsed], doubts: dict[str, str]
+    ) -> tuple[Keeper, set[str]]:
+        """Write the rows of an upload; what was made from series that changed is stale."""
         keeper = Keeper(session, self.objects, hints, parsed)
         for one in parsed:
             keeper.keep(one)
@@ -195,7 +199,16 @@ class Archive:
         # Another upload's clean-up may have taken a file that both had: under the write lock this is settled.
         if any(not self.objects.there(p.sha256) for p in parsed):
             raise StorageFailed("an original vanished while it was taken in", "send the upload again")
-        return keeper
+        return keeper, settler.stale
+
+    def _forget(self, series_id: str) -> None:
+        """Drop masks and cached voxels of a series that changed or went."""
+        folder = self.derived(series_id)
+        for file in folder.glob("*"):
+            file.unlink(missing_ok=True)
+        if folder.exists():
+            folder.rmdir()
+        self.cache.forget(series_id)
 
     def _take_back(self, journal: Journal) -> None:
         """Drop what an upload wrote that no row names."""
@@ -243,10 +256,9 @@ class Archive:
             row.date = date or row.date
             for series in session.scalars(select(SeriesRow).where(SeriesRow.study_id == study_id, SeriesRow.modality != "SEG")):
                 series.modality, series.body_part = (modality or series.modality).upper(), (body_part or series.body_part).upper()
-                known = "the modality isn't known: name it when importing"
                 series.layout = {
                     **series.layout,
-                    "warnings": [w for w in series.layout["warnings"] if not (modality and w == known)],
+                    "warnings": [w for w in series.layout["warnings"] if not (modality and w == intake.UNKNOWN)],
                 }
             session.flush()
             Settler(session, self.objects, {}).study(study_id)
@@ -271,11 +283,7 @@ class Archive:
         with self._write() as session:  # the rows are gone for good: now the files, unless an upload has named them again
             self.objects.drop(_unnamed(session, hashes))
         for one in series:
-            for file in self.derived(one).glob("*"):
-                file.unlink(missing_ok=True)
-            if self.derived(one).exists():
-                self.derived(one).rmdir()
-            self.cache.forget(one)
+            self._forget(one)
 
     def audit(self, limit: int = 100, subject: str | None = None) -> list[audit.AuditEntry]:
         """What was done, newest first."""
@@ -457,7 +465,7 @@ def _study(row: StudyRow, rows: list[SeriesRow], headers: bool) -> Study:
         for r in rows
     ]  # fmt: skip
     parts = list(dict.fromkeys(s.body_part for s in series if s.body_part))
-    names = [s.sequence or s.description for s in series if s.modality != "SEG"]
+    names = [s.sequence or s.description for s in series if s.is_image]
     return Study(
         id=row.id, handle=f"S{row.number}", patient_id=row.patient_id, study_instance_uid=row.uid, date=row.date,
         description=row.description or ", ".join(names[:8]), modalities=list(dict.fromkeys(s.modality for s in series)),

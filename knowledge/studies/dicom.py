@@ -110,11 +110,10 @@ NOWHERE, ELSEWHERE = -1, -2
 
 def parsed(data: Data) -> tuple[Dataset, int, int]:
     """The data set before its pixels, the offset at which the pixel element starts (or NOWHERE, ELSEWHERE), the length of `data`."""
-    view = memoryview(data)
-    head = bytes(view[:2048])
+    head = bytes(data[:2048])
     deflated = DeflatedExplicitVRLittleEndian.encode() in head
     if deflated:
-        _check_inflation(bytes(view))
+        _check_inflation(bytes(data))
     found, count = False, 0
 
     def stop(tag: Any, vr: str | None, length: int) -> bool:
@@ -122,13 +121,13 @@ def parsed(data: Data) -> tuple[Dataset, int, int]:
         count += 1
         if count > MAX_ELEMENTS:
             raise Refused("it has more attributes than any DICOM object", "send the original from the PACS")
-        found = tag in PIXELS
+        found = int(tag) in PIXELS
         return found
 
-    stream = io.BytesIO(view)
+    stream = io.BytesIO(data)  # shares the bytes, where they are bytes
     dataset = read_partial(stream, stop_when=stop, force=head[128:132] != b"DICM")
     _name_syntax(dataset)
-    return dataset, NOWHERE if not found else ELSEWHERE if deflated else stream.tell(), len(view)
+    return dataset, NOWHERE if not found else ELSEWHERE if deflated else stream.tell(), len(data)
 
 
 def _name_syntax(dataset: Dataset) -> None:
@@ -152,24 +151,30 @@ def _check_inflation(data: bytes) -> None:
 
 
 def _described(dataset: Dataset, offset: int, size: int, known: set[str]) -> Instance:
-    sop_class = str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
+    sop_class = str(placement.value(dataset, "SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")
     if sop_class == DICOMDIR:
         raise Refused("a DICOMDIR is the index of a disc", "the files that it names are taken by themselves")
     name = pydicom.uid.UID(sop_class or "no SOP class").name
-    image = bool(dataset.get("Rows") and dataset.get("Columns")) and "BitsAllocated" in dataset
+    image = bool(placement.value(dataset, "Rows") and placement.value(dataset, "Columns")) and "BitsAllocated" in dataset
     texts: list[tuple[str, str | None, str]] = []
     values: list[RecordItem] = []
     if image:
         place = placement.place_of(dataset, sop_class)
         place["pixels"] = _pixel_span(dataset, place, offset, size)
-        if str(dataset.get("Modality")) == "PT":
+        if str(placement.value(dataset, "Modality")) == "PT":
             place["suv"], place["suv_reason"] = suv.factor(dataset)
     else:
         if name.endswith("Image Storage") or _cut_short(dataset):
             raise Refused(f"it is cut short, or its image attributes are missing ({name})", "send the whole file")
-        if not sop_class or not dataset.get("SOPInstanceUID") or not dataset.get("StudyInstanceUID"):
+        if not sop_class or not placement.value(dataset, "SOPInstanceUID") or not placement.value(dataset, "StudyInstanceUID"):
             raise Refused(f"it holds no image and isn't a complete DICOM object ({name})", "send the original from the PACS")
-        place = {"rows": 0, "columns": 0, "frames": 0, "number": int(dataset.get("InstanceNumber") or 0), "uids": True}
+        place = {
+            "rows": 0,
+            "columns": 0,
+            "frames": 0,
+            "number": int(placement.value(dataset, "InstanceNumber") or 0),
+            "uids": True,
+        }
         place["object"] = name
         texts, values, found = content.said(dataset, sop_class)
         place |= found
@@ -194,12 +199,12 @@ def _instance(dataset: Dataset, sop_class: str, place: dict[str, Any], texts: li
     number = [_text(dataset, k) for k in ("SeriesNumber", "Rows", "Columns")]
     series = _text(dataset, "SeriesInstanceUID") or made_uid(study, modality, description, *number)
     sop = _text(dataset, "SOPInstanceUID") or made_uid(series, str(sorted(place.items(), key=str)), str(size))
-    patient = Patient(id=person, birth_date=placement.iso_date(dataset.get("PatientBirthDate")), sex=_text(dataset, "PatientSex") or None,
+    patient = Patient(id=person, birth_date=placement.iso_date(placement.value(dataset, "PatientBirthDate")), sex=_text(dataset, "PatientSex") or None,
                       name=_text(dataset, "PatientName"), issuer=_text(dataset, "IssuerOfPatientID"))  # fmt: skip
     header = {} if series in known else _header(dataset)
     known.add(series)
     return Instance(
-        sop, sop_class, series, study, patient, placement.iso_date(dataset.get("StudyDate")), _text(dataset, "StudyDescription"),
+        sop, sop_class, series, study, patient, placement.iso_date(placement.value(dataset, "StudyDate")), _text(dataset, "StudyDescription"),
         modality, description, _text(dataset, "BodyPartExamined"), header, place, texts, values,
     )  # fmt: skip
 
@@ -221,7 +226,7 @@ def same_picture(one: bytes, other: bytes) -> bool:
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
-    value = dataset.get(keyword)
+    value = placement.value(dataset, keyword)
     return "" if value is None else str(value)
 
 
@@ -233,7 +238,7 @@ def made_uid(*parts: str) -> str:
 def _header(dataset: Dataset) -> dict[str, Any]:
     found = {}
     for keyword in TECHNICAL:
-        value = dataset.get(keyword)
+        value = placement.value(dataset, keyword)
         if value is None or value == "":
             value = _within(dataset, keyword)
         if value is not None and value != "":
@@ -247,8 +252,8 @@ def _within(dataset: Dataset, keyword: str) -> Any:
         return None
     sequence, own = placement.ENHANCED[keyword]
     groups = [
-        *(dataset.get("SharedFunctionalGroupsSequence") or []),
-        *(dataset.get("PerFrameFunctionalGroupsSequence") or [])[:1],
+        *(placement.value(dataset, "SharedFunctionalGroupsSequence") or []),
+        *(placement.value(dataset, "PerFrameFunctionalGroupsSequence") or [])[:1],
     ]
     return placement.first(groups, sequence, own)
 

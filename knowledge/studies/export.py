@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -35,22 +36,24 @@ class Exported(Frozen):
     left_out: list[Rejected]
 
 
-def options_of(profile: str, deface: bool) -> frozenset[Option]:
-    """The options of a named profile. Raises Refused for a name that isn't one."""
-    if profile not in PROFILES:
-        raise Refused(f"{profile!r} is no profile", f"use one of {sorted(PROFILES)}, or none for the originals")
-    return PROFILES[profile] | ({Option.FACES} if deface else frozenset())
+def options_of(profile: str, more: Iterable[str] = ()) -> frozenset[Option]:
+    """The options of a named profile and `more` of PS3.15's. Raises Refused for a name that isn't one."""
+    try:
+        chosen = PROFILES[profile] | {Option(name) for name in more}
+    except (KeyError, ValueError) as error:
+        known = f"profiles are {sorted(PROFILES)}, options {[o.value for o in Option]}"
+        raise Refused(f"{profile!r} with {sorted(more)} is no profile with options", known) from error
+    if {Option.FULL_DATES, Option.MODIFIED_DATES} <= chosen:
+        chosen -= {Option.MODIFIED_DATES}  # full dates were asked for
+    return chosen
 
 
-def write_zip(
-    archive: Archive, study_id: str, into: IO[bytes], profile: str | None, deface: bool = False, by: str = "local"
-) -> Exported:
-    """Write a study's files into a zip. With a profile only what can be de-identified goes in; the rest is named in `left_out`."""
+def write_zip(archive: Archive, study_id: str, into: IO[bytes], options: frozenset[Option] | None, by: str = "local") -> Exported:
+    """Write a study's files into a zip. With options of a profile only what can be de-identified goes in; the rest is named in `left_out`."""
     originals = archive.originals(study_id)
     blanked, left_out, files = 0, list[Rejected](), 0
-    options = options_of(profile, deface) if profile else None
-    masks = _faces(archive, study_id) if options and Option.FACES in options else {}
-    looks = _to_look_at(originals) if options and Option.PIXELS in options else set()
+    masks = _faces(archive, study_id) if options is not None and Option.FACES in options else {}
+    looks = _to_look_at(originals) if options is not None and Option.PIXELS in options else set()
     with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
         for number, original in enumerate(originals):
             if options is None:
@@ -66,9 +69,8 @@ def write_zip(
                 continue
             packed.writestr(f"{number + 1:06d}.dcm", data)
             files, blanked = files + 1, blanked + changed
-    archive.note(
-        by, "export", study_id, {"profile": profile or "none", "deface": deface, "files": files, "left_out": len(left_out)}
-    )
+    chosen = sorted(options) if options is not None else "originals"
+    archive.note(by, "export", study_id, {"deidentified": chosen, "files": files, "left_out": len(left_out)})
     return Exported(files=files, blanked=blanked, defaced=len(masks), left_out=left_out)
 
 

@@ -18,7 +18,7 @@ from knowledge.studies.volume import Volume
 from knowledge.studies.which import body_part_of, sequence_of
 
 MAX_REPORT_CHARACTERS = 200_000
-MAX_COMPONENTS = 64
+UNKNOWN = "the modality isn't known: name it when importing"
 NOTE = re.compile(r"^[ \t]*NOTE[ \t]*:[ \t]*(\S.*)$", re.M)
 _ENDING = re.compile(r"\.(nii|gz|bz2|xz|png|jpe?g|tiff?|txt|text|pdf|docx|rtf|hl7|nrrd|nhdr|mha|mhd|hdr|img|raw)$", re.I)
 # Folder names that say what files are, not whose.
@@ -271,7 +271,10 @@ def _described(name: str, kind: str, volumes: list[Volume], said: str, hints: Hi
     if part:
         reasons.append(f"body part {part}: {'named by the caller' if hints.body_part else 'by the file name'}")
     modality, asks = _modality(first, sequence, hints, warnings)
-    if modality == "MR" and sequence is None and (shown := seen.sequence_in_brain_mr(first)):
+    if modality in ("MR", "OT") and sequence is None and (shown := seen.sequence_in_brain_mr(first)):
+        if modality == "OT":
+            modality, asks = "MR", ()
+            warnings[warnings.index(UNKNOWN)] = "modality MR was taken from the image (a brain, T2-weighted)"
         sequence = shown
         reasons.append(f"sequence {shown}: by the image")
     if modality == "CT" and not part and (shown := seen.body_part_in_ct(first)):
@@ -309,7 +312,7 @@ def _modality(volume: Volume, sequence: str | None, hints: Hints, warnings: list
     if float(np.nanmin(volume.array)) < -500:
         warnings.append("modality CT was taken from the grey values (Hounsfield units)")
         return "CT", ()
-    warnings.append("the modality isn't known: name it when importing")
+    warnings.append(UNKNOWN)
     return "OT", ("modality",)
 
 

@@ -43,6 +43,11 @@ class Series(Frozen):
     warnings: list[str] = Field(default_factory=list)
     header: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def is_image(self) -> bool:
+        """True for what a reader looks at: not masks, contours, reports or other objects of the study."""
+        return len(self.shape) == 3 and self.modality not in ("SEG", "RTSTRUCT")
+
 
 class StudySource(Frozen):
     """What a study was made from."""
@@ -65,6 +70,11 @@ class Study(Frozen):
     series: list[Series]
     source: StudySource
     note: str = ""
+
+    @property
+    def image_modalities(self) -> list[str]:
+        """Modalities of its images; of everything in it where it holds none."""
+        return list(dict.fromkeys(s.modality for s in self.series if s.is_image)) or self.modalities
 
 
 class Patient(Frozen):

@@ -4,9 +4,11 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import date
+from functools import cache
 from typing import Any
 
 import numpy as np
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
@@ -54,30 +56,42 @@ _TOP: dict[str, tuple[str, ...]] = {
 _SIEMENS_B = (0x0019, 0x100C)
 
 
-def floats(value: Any, count: int) -> list[float] | None:
+@cache
+def _tag(keyword: str) -> int:
+    tag: int | None = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return tag
+
+
+def value(dataset: Dataset, keyword: str) -> Any:
+    """`dataset.get(keyword)`, several times as fast where the attribute isn't there, as most aren't."""
+    return dataset.get(keyword) if _tag(keyword) in dataset.keys() else None  # noqa: SIM118  the data set's own `in` is the slow part
+
+
+def floats(several: Any, count: int) -> list[float] | None:
     """`count` finite numbers, or None."""
     try:
-        numbers = [float(v) for v in value]
+        numbers = [float(v) for v in several]
     except (TypeError, ValueError):
         return None
     return numbers if len(numbers) == count and all(math.isfinite(n) for n in numbers) else None
 
 
-def number(value: Any) -> float | None:
+def number(one: Any) -> float | None:
     """One finite number, or None."""
-    found = floats([value], 1)
+    found = floats([one], 1)
     return found[0] if found else None
 
 
-def whole(value: Any, default: int) -> int:
+def whole(one: Any, default: int) -> int:
     """A whole number of a header, or `default` where there is none."""
-    found = number(value)
+    found = number(one)
     return default if found is None else int(found)
 
 
-def iso_date(value: Any) -> str | None:
+def iso_date(day: Any) -> str | None:
     """A DICOM date (DA) as ISO 8601, or None where it isn't a real day."""
-    text = str(value or "").replace(".", "")[:8]
+    text = str(day or "").replace(".", "")[:8]
     try:
         return date(int(text[:4]), int(text[4:6]), int(text[6:8])).isoformat() if len(text) == 8 else None
     except ValueError:
@@ -105,37 +119,37 @@ def place_of(dataset: Dataset, sop_class: str) -> dict[str, Any]:
 
     `each` is left out where all frames share what `shared` says. Raises ValueError for numbers that make no sense.
     """
-    frames = whole(dataset.get("NumberOfFrames"), 1) or 1
+    frames = whole(value(dataset, "NumberOfFrames"), 1) or 1
     if not 0 < frames <= MAX_FRAMES:
         raise ValueError("number of frames")
     spacing, source = _spacing(dataset)
     shared = {
-        "position": floats(dataset.get("ImagePositionPatient"), 3),
-        "orientation": _unit(floats(dataset.get("ImageOrientationPatient"), 6)),
+        "position": floats(value(dataset, "ImagePositionPatient"), 3),
+        "orientation": _unit(floats(value(dataset, "ImageOrientationPatient"), 6)),
         "spacing": spacing,
-        "thickness": number(dataset.get("SliceThickness")),
+        "thickness": number(value(dataset, "SliceThickness")),
     }
-    types = [str(v).upper() for v in dataset.get("ImageType") or []]
+    types = [str(v).upper() for v in value(dataset, "ImageType") or []]
     place: dict[str, Any] = {
         "rows": int(dataset.Rows), "columns": int(dataset.Columns), "frames": frames,
-        "samples": whole(dataset.get("SamplesPerPixel"), 1), "bits": int(dataset.BitsAllocated),
-        "stored": whole(dataset.get("BitsStored"), int(dataset.BitsAllocated)),
-        "signed": whole(dataset.get("PixelRepresentation"), 0), "photometric": str(dataset.get("PhotometricInterpretation") or ""),
-        "syntax": str(dataset.file_meta.TransferSyntaxUID), "slope": number(dataset.get("RescaleSlope")),
-        "intercept": number(dataset.get("RescaleIntercept")), "lut": "ModalityLUTSequence" in dataset,
-        "number": whole(dataset.get("InstanceNumber"), 0),
-        "uids": bool(dataset.get("SOPInstanceUID") and dataset.get("SeriesInstanceUID")),
+        "samples": whole(value(dataset, "SamplesPerPixel"), 1), "bits": int(dataset.BitsAllocated),
+        "stored": whole(value(dataset, "BitsStored"), int(dataset.BitsAllocated)),
+        "signed": whole(value(dataset, "PixelRepresentation"), 0), "photometric": str(value(dataset, "PhotometricInterpretation") or ""),
+        "syntax": str(dataset.file_meta.TransferSyntaxUID), "slope": number(value(dataset, "RescaleSlope")),
+        "intercept": number(value(dataset, "RescaleIntercept")), "lut": "ModalityLUTSequence" in dataset,
+        "number": whole(value(dataset, "InstanceNumber"), 0),
+        "uids": bool(value(dataset, "SOPInstanceUID") and value(dataset, "SeriesInstanceUID")),
         "localizer": "LOCALIZER" in types, "spacing_from": source, "shared": shared, "key": _key(dataset, [], types),
     }  # fmt: skip
-    if dataset.get("SegmentSequence"):
+    if value(dataset, "SegmentSequence"):
         place["segments"] = {
             str(n.SegmentNumber): str(n.get("SegmentLabel") or f"segment {n.SegmentNumber}") for n in dataset.SegmentSequence
         }
-        source = dataset.get("ReferencedSeriesSequence")
+        source = value(dataset, "ReferencedSeriesSequence")
         place["references"] = str(source[0].get("SeriesInstanceUID") or "") if source else None
-    groups = dataset.get("PerFrameFunctionalGroupsSequence")
+    groups = value(dataset, "PerFrameFunctionalGroupsSequence")
     if groups:
-        common = list(dataset.get("SharedFunctionalGroupsSequence") or [])
+        common = list(value(dataset, "SharedFunctionalGroupsSequence") or [])
         place["each"] = [_of_group([g, *common], shared, dataset) for g in groups[:frames]]
         if any(g["spacing"] for g in place["each"]):
             place["spacing_from"] = "image"
@@ -182,7 +196,7 @@ def _spacing(dataset: Dataset) -> tuple[list[float] | None, str | None]:
         if spacing and min(spacing) > 0:
             return spacing, source
     found = set()
-    for region in dataset.get("SequenceOfUltrasoundRegions") or []:
+    for region in value(dataset, "SequenceOfUltrasoundRegions") or []:
         # PS3.3 C.8.5.5: 3 is cm, the delta is per pixel.
         if region.get("PhysicalUnitsXDirection") == 3 and region.get("PhysicalUnitsYDirection") == 3:
             delta = floats([region.get("PhysicalDeltaY"), region.get("PhysicalDeltaX")], 2)
@@ -208,7 +222,7 @@ def _key(dataset: Dataset, groups: Sequence[Dataset], types: list[str]) -> dict[
     for name, inside in DISCRIMINATORS.items():
         found: Any = next((v for s, k in inside if (v := first(groups, s, k)) is not None), None)
         if found is None:
-            found = next((v for k in _TOP.get(name, ()) if (v := dataset.get(k)) not in (None, "")), None)
+            found = next((v for k in _TOP.get(name, ()) if (v := value(dataset, k)) not in (None, "")), None)
         if found is None and name == "b" and _SIEMENS_B in dataset:
             found = whole(dataset[_SIEMENS_B].value, 0)
         if name == "type" and found is not None and not isinstance(found, str):
@@ -236,8 +250,8 @@ def _of_group(groups: Sequence[Dataset], shared: dict[str, Any], dataset: Datase
 
 def _dose(dataset: Dataset, shared: dict[str, Any]) -> dict[str, Any]:
     """Frames of an RT Dose lie at GridFrameOffsetVector along the normal (PS3.3 C.8.8.3.2); values times DoseGridScaling."""
-    offsets = floats(dataset.get("GridFrameOffsetVector"), whole(dataset.get("NumberOfFrames"), 1))
-    found: dict[str, Any] = {"slope": number(dataset.get("DoseGridScaling")), "intercept": 0.0, "unit": "Gy"}
+    offsets = floats(value(dataset, "GridFrameOffsetVector"), whole(value(dataset, "NumberOfFrames"), 1))
+    found: dict[str, Any] = {"slope": number(value(dataset, "DoseGridScaling")), "intercept": 0.0, "unit": "Gy"}
     if offsets and shared["position"] and shared["orientation"]:
         normal = np.cross(shared["orientation"][:3], shared["orientation"][3:])
         base = offsets[0]
@@ -262,8 +276,8 @@ def _mosaic(dataset: Dataset) -> dict[str, Any]:
         position, normal, sizes = wrapper.image_position, wrapper.slice_normal, wrapper.voxel_sizes
     except (WrapperError, CSAReadError, ValueError, TypeError, KeyError, AttributeError, LookupError, ArithmeticError):
         return {"doubt": "a mosaic whose private header can't be read: its tiles can't be taken apart"}
-    shared = {"orientation": _unit(floats(dataset.get("ImageOrientationPatient"), 6)),
-              "spacing": floats(dataset.get("PixelSpacing"), 2), "thickness": number(dataset.get("SliceThickness"))}  # fmt: skip
+    shared = {"orientation": _unit(floats(value(dataset, "ImageOrientationPatient"), 6)),
+              "spacing": floats(value(dataset, "PixelSpacing"), 2), "thickness": number(value(dataset, "SliceThickness"))}  # fmt: skip
     key = _key(dataset, [], [])
     each = [
         {**shared, "position": (np.array(position) + k * float(sizes[2]) * np.array(normal)).tolist(), "key": key}

@@ -25,6 +25,8 @@ class Settler:
 
     def __init__(self, session: Session, objects: Objects, undecodable: Mapping[str, str]) -> None:
         self.session, self.objects, self.undecodable = session, objects, undecodable
+        self.stale: set[str] = set()
+        """Series whose slices changed, or that are no more: what was made from them doesn't fit any longer."""
 
     def series(self, study_id: str, uid: str, sample: dicom.Instance) -> None:
         """Lay out one DICOM series of a study anew."""
@@ -46,6 +48,7 @@ class Settler:
                 self._lay_out(row, part, mine, sample, header, variant)
         for key, row in there.items():
             if key not in wanted:
+                self.stale.add(row.id)
                 self.session.delete(row)
         self.session.flush()
 
@@ -85,6 +88,8 @@ class Settler:
                       "affine": None if part.affine is None else part.affine.tolist(),
                       "pixel_mm": list(part.pixel_mm) if part.pixel_mm else None,
                       "warnings": self._warnings(part, used.values(), sample, variant)}  # fmt: skip
+        if row.frames and row.frames != slots:
+            self.stale.add(row.id)
         row.frames, row.instances, row.settled = slots, len(used), True
 
     def _warnings(self, part: Part, rows: Any, sample: dicom.Instance, variant: int) -> list[str]:

@@ -200,7 +200,8 @@ def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, stream: Binar
         yield Incoming(label, refusal=reason)
         return
     here.budget.spend(member.file_size)
-    if member.file_size <= IN_MEMORY and member.compress_type == zipfile.ZIP_DEFLATED:
+    image = member.filename.lower().endswith((".iso", ".img", ".bin"))  # its mark stands far behind the first bytes
+    if member.file_size <= IN_MEMORY and member.compress_type == zipfile.ZIP_DEFLATED and not image:
         with lock:
             packed = _packed(stream, member)
         # Nothing but a look at the first bytes is done here: the threads that take the files in unpack them.

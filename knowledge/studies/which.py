@@ -164,7 +164,7 @@ def timed_sequence(header: Mapping[str, Any]) -> str | None:
     if ti is not None and FLAIR_TI[0] <= ti <= FLAIR_TI[1] and tr > 2 * ti:
         return "FLAIR" if te > LONG_TE else None  # a T1 FLAIR has the same inversion time and a short echo
     if "GR" in kinds:
-        return "T1" if "IR" in kinds and te < 10 else None
+        return "T1" if ("IR" in kinds or ti) and te < 10 else None  # inversion-prepared gradient echoes (MPRAGE, IR-SPGR)
     if ti:
         return None
     if te < SHORT_TE and tr < SHORT_TR:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Body, Query, Request, Response
 from fastapi.responses import FileResponse
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -24,7 +24,8 @@ from knowledge.records.model import spelled
 from knowledge.studies import intake, nifti, render
 from knowledge.studies.archive import Import
 from knowledge.studies.audit import AuditEntry
-from knowledge.studies.export import write_zip
+from knowledge.studies.deidentify.profile import Option
+from knowledge.studies.export import options_of, write_zip
 from knowledge.studies.model import Series, Study
 from knowledge.studies.unpack import Incoming, from_stream, opened_again
 from serving.api.deps import Caller, HouseDep
@@ -123,19 +124,21 @@ def _is_day(text: str) -> bool:
         return False
 
 
-@router.get("/v1/studies", operation_id="list_studies_of_archive", summary="List studies")
+_STUDIES = TypeAdapter(list[Study])
+
+
+@router.get("/v1/studies", operation_id="list_studies_of_archive", summary="List studies", response_model=list[Study])
 def list_studies(
-    house: HouseDep, who: Caller, response: Response, patient_id: str | None = None, modality: Annotated[str | None, Query(max_length=16)] = None,
+    house: HouseDep, who: Caller, patient_id: str | None = None, modality: Annotated[str | None, Query(max_length=16)] = None,
     since: Annotated[date | None, Query(description="First study date.")] = None,
     until: Annotated[date | None, Query(description="Last study date.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100, offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
-) -> list[Study]:  # fmt: skip
+) -> Response:  # fmt: skip
     """Studies of a patient in their order, or of all patients, newest first; `X-Next-Offset` says where the next page starts."""
     first, last = (d.isoformat() if d else None for d in (since, until))
     found = house.archive.studies(patient_id, modality, first, last, limit + 1, offset)
-    if len(found) > limit:
-        response.headers["X-Next-Offset"] = str(offset + limit)
-    return found[:limit]
+    headers = {"X-Next-Offset": str(offset + limit)} if len(found) > limit else None
+    return Response(_STUDIES.dump_json(found[:limit]), media_type="application/json", headers=headers)
 
 
 @router.get("/v1/studies/{study_id}/export.zip", operation_id="export_study", summary="A study's files, de-identified by choice",
@@ -143,18 +146,17 @@ def list_studies(
 def export_study(
     house: HouseDep, who: Caller, study_id: str, background: BackgroundTasks,
     profile: Annotated[Literal["none", "basic", "research"], Query(description="PS3.15 profile; none: the originals.")] = "none",
-    deface: Annotated[bool, Query(description="Take the face's surface off head MR and CT; needs a profile.")] = False,
+    option: Annotated[list[Option] | None, Query(description="More options of PS3.15 E.3, faces among them; they need a profile.")] = None,
 ) -> FileResponse:  # fmt: skip
     """With a profile only what it can clean goes in; `X-Left-Out` counts the rest. The audit keeps who exported what."""
-    if deface and profile == "none":
-        raise Problem(
-            422, "InvalidRequest", "a face is only taken off a de-identified copy", "add profile=basic or profile=research"
-        )
+    if option and profile == "none":
+        raise Problem(422, "InvalidRequest", "options are those of a profile", "add profile=basic or profile=research")
+    options = None if profile == "none" else options_of(profile, option or [])
     handle, name = tempfile.mkstemp(suffix=".zip")
     background.add_task(Path(name).unlink, missing_ok=True)
     try:
         with os.fdopen(handle, "wb") as file:
-            done = write_zip(house.archive, study_id, file, None if profile == "none" else profile, deface, who)
+            done = write_zip(house.archive, study_id, file, options, who)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

@@ -1,7 +1,7 @@
 // Every string of the page.
 export const messages = {
   research: 'Research use only. Not a medical device.',
-  patient: 'Patient', timeline: 'Timeline', drop: 'Drop DICOM, NIfTI, pictures, reports or FHIR here, or click',
+  patient: 'Patient', timeline: 'Timeline', drop: 'Drop DICOM, NIfTI, NRRD, pictures, reports, FHIR, or a zip, tar or CD image of them here, or click',
   no_image: 'No image is open.', mask: 'Outline', drawer_empty: 'Open an evidence chip to see its source.',
   ask_here: 'Ask about this case …', send: 'Ask', stop: 'Stop', theme: 'Light or dark',
   tab_case: 'Case', tab_view: 'Images', tab_chat: 'Chat',
@@ -9,7 +9,8 @@ export const messages = {
   no_patients: 'The archive is empty. Drop files at the left, or start the server with --sample.',
   made_up: 'Sample case: the report and the record were made up by the developers; the images are real (TCGA, CC BY 3.0).',
   try: 'Questions that fit this case', working: 'working', done: 'done', steps: 'steps', missing: 'Missing', left_out: 'Left out', conflict: 'The sources disagree',
-  with_it: 'With it', taken: 'taken', refused: 'refused', server_gone: 'The server does not answer. What is on the screen stays; ask again when it runs.',
+  with_it: 'With it', taken: 'taken', refused: 'refused', contradicts: 'contradicts', say: 'say', save: 'Save', saved: 'saved',
+  fields: { patient_id: 'the patient', study_date: 'the date', modality: 'the modality' }, server_gone: 'The server does not answer. What is on the screen stays; ask again when it runs.',
   planner_builtin: 'built-in planner, no language model', planner_llm: 'language model', stopped: 'Stopped.',
   kinds: { finding: 'image', measurement: 'measure', report: 'report', record: 'record', guideline: 'guideline', rule: 'rule' },
   ways: { finding: 'seen by a model', measurement: 'measured', report: 'quoted', record: 'from the record', guideline: 'recommended', rule: 'computed' },

@@ -1,5 +1,5 @@
 // The page: case at the left, image in the middle, conversation at the right.
-import { get, post, remove, stream, upload } from '/web/api.js';
+import { get, patch, post, remove, stream, upload } from '/web/api.js';
 import { show } from '/web/evidence.js';
 import { fill, messages } from '/web/messages.js';
 import { open, step } from '/web/viewer.js';
@@ -163,13 +163,33 @@ patient.addEventListener('change', guarded(choose));
 
 const drop = byId('drop');
 const files = byId('files');
+// What a file doesn't say of itself, to be said here.
+const asked = (ask) => {
+  const item = node('li', `${ask.file}: ${messages.say} ${ask.missing.map((m) => messages.fields[m]).join(', ')}`);
+  if (!ask.study_id) return item;
+  const inputs = ask.missing.map((name) => Object.assign(node('input'), {
+    name, type: name === 'study_date' ? 'date' : 'text', ariaLabel: messages.fields[name], placeholder: messages.fields[name] }));
+  const save = node('button', messages.save);
+  save.addEventListener('click', guarded(async () => {
+    const said = Object.fromEntries(inputs.filter((i) => i.value).map((i) => [i.name, i.value]));
+    try {
+      const study = await patch(`/v1/studies/${ask.study_id}`, said);
+      item.replaceWith(node('li', `${ask.file}: ${messages.saved}`));
+      await patients(study.patient_id);
+    } catch (error) { item.append(node('p', error.message, 'bad')); }
+  }));
+  item.append(...inputs, save);
+  return item;
+};
 const take = guarded(async (chosen) => {
   const list = byId('uploads');
   list.replaceChildren(...[...chosen].map((f) => node('li', `${f.name} …`)));
   let done;
   try { done = await upload(chosen, patient.value); } catch (error) { list.replaceChildren(node('li', error.message, 'bad')); return; }
   list.replaceChildren(node('li', `${done.studies.length + done.records.length} ${messages.taken}`),
-    ...done.rejected.map((r) => node('li', `${r.file}: ${messages.refused}. ${r.reason}`, 'bad')));
+    ...done.rejected.map((r) => node('li', `${r.file}: ${messages.refused}. ${r.reason}`, 'bad')),
+    ...done.conflicts.map((c) => node('li', `${c.file}: ${messages.contradicts}. ${c.reason}`, 'bad')),
+    ...done.asks.map(asked));
   await patients(done.studies[0]?.patient_id ?? done.records[0]?.patient_id);
 });
 drop.addEventListener('click', () => files.click());

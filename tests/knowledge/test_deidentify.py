@@ -23,9 +23,9 @@ from tests.conftest import shared
 from tests.knowledge.test_parts import STEP, changed, saved
 
 
-def exported(archive: Archive, study_id: str, name: str | None, deface: bool = False) -> list[Dataset]:
+def exported(archive: Archive, study_id: str, name: str, *more: str) -> list[Dataset]:
     buffer = io.BytesIO()
-    write_zip(archive, study_id, buffer, name, deface)
+    write_zip(archive, study_id, buffer, options_of(name, more))
     with zipfile.ZipFile(buffer) as packed:
         return [pydicom.dcmread(io.BytesIO(packed.read(n))) for n in packed.namelist()]
 
@@ -33,7 +33,7 @@ def exported(archive: Archive, study_id: str, name: str | None, deface: bool = F
 def telling() -> bytes:
     """An instance that names people in the odd places too."""
     one = pydicom.dcmread(
-        io.BytesIO(dicom_series(np.ones((8, 8, 1), np.uint16), STEP, patient_id="4711", name="Muster^Erika")[0])
+        io.BytesIO(dicom_series(np.ones((8, 8, 1), np.uint16), STEP, patient_id="QZ4711QZ", name="Muster^Erika")[0])
     )
     one.PatientBirthDate, one.StudyDate, one.SeriesDate, one.StudyTime = "19600101", "20260102", "20260103", "101500"
     one.ReferringPhysicianName, one.InstitutionName, one.AccessionNumber = "Quack^Hans", "Klinikum Nirgendwo", "A998877"
@@ -65,7 +65,7 @@ def test_nobody_is_left_in_the_header(archive: Archive, name: str) -> None:
         b"hans",
         b"nirgendwo",
         b"a998877",
-        b"4711",
+        b"QZ4711QZ",
         b"0123",
         b"19600101",
         b"02.01.2026",
@@ -98,12 +98,24 @@ def test_shifts_and_uids_agree_across_studies_and_times(tmp_path: Path) -> None:
     )
     assert between == np.timedelta64(1, "D"), "days between two dates stay"
     assert made[0].ReferencedImageSequence[0].ReferencedSOPInstanceUID == vault.uid("1.2.3"), "references follow their UIDs"
-    assert Vault(tmp_path / "w").patient("4711") != made[0].PatientID
-    assert vault.original(made[0].PatientID) == "4711" and vault.original(vault.uid("1.2.3")) == "1.2.3"
+    assert Vault(tmp_path / "w").patient("QZ4711QZ") != made[0].PatientID
+    assert vault.original(made[0].PatientID) == "QZ4711QZ" and vault.original(vault.uid("1.2.3")) == "1.2.3"
     with pytest.raises(NotFound):
         Vault(tmp_path / "w").original(made[0].PatientID)
     stored = b"".join(p.read_bytes() for p in (tmp_path / "v").iterdir())
-    assert b"4711" not in stored and all(p.stat().st_mode & 0o077 == 0 for p in (tmp_path / "v").iterdir())
+    assert b"QZ4711QZ" not in stored and all(p.stat().st_mode & 0o077 == 0 for p in (tmp_path / "v").iterdir())
+
+
+def test_options_keep_what_they_name(archive: Archive) -> None:
+    data = telling()
+    (study,) = archive.add([Incoming("a", data)]).studies
+    source = pydicom.dcmread(io.BytesIO(data))
+    (one,) = exported(archive, study.id, "basic", "uids", "full_dates", "institution")
+    assert one.StudyInstanceUID == study.study_instance_uid and one.StudyDate == source.StudyDate
+    assert one.InstitutionName == source.InstitutionName and one.LongitudinalTemporalInformationModified == "UNMODIFIED"
+    assert {"113110", "113106", "113112"} <= {c.CodeValue for c in one.DeidentificationMethodCodeSequence}
+    with pytest.raises(Refused, match="options"):
+        options_of("basic", ["everything"])
 
 
 def test_every_attribute_of_the_profile_is_handled() -> None:
@@ -150,22 +162,22 @@ def test_made_text_is_found_wherever_it_stands(archive: Archive) -> None:
 def test_words_are_left_out_of_a_de_identified_export(archive: Archive) -> None:
     done = archive.add(from_paths([shared("data", "dicom_odd_pydicom", "reportsi.dcm")]))
     buffer = io.BytesIO()
-    result = write_zip(archive, done.studies[0].id, buffer, "research")
+    result = write_zip(archive, done.studies[0].id, buffer, options_of("research"))
     assert result.files == 0 and "words" in result.left_out[0].reason
     originals = io.BytesIO()
     assert write_zip(archive, done.studies[0].id, originals, None).files == 1
     with pytest.raises(Refused, match="no profile"):
-        options_of("soft", False)
+        options_of("soft")
 
 
 def test_an_archive_that_takes_de_identified_data_only(tmp_path: Path) -> None:
     vault = Vault(tmp_path / "archive" / "vault")
-    archive = Archive(tmp_path / "archive", clean=OnImport(options_of("research", False), vault))
+    archive = Archive(tmp_path / "archive", clean=OnImport(options_of("research"), vault))
     files = [Incoming("Muster_Erika.dcm", telling()), Incoming("Muster_report.txt", b"FINDINGS: Erika Muster has a mass.")]
     done = archive.add(files)
-    assert "de-identified" in done.rejected[0].reason and done.patient_ids == {vault.patient("4711")}
+    assert "de-identified" in done.rejected[0].reason and done.patient_ids == {vault.patient("QZ4711QZ")}
     kept = b"".join(p.read_bytes() for p in archive.root.rglob("*") if p.is_file()).lower()
-    assert b"muster" not in kept and b"erika" not in kept and b"4711" not in kept
+    assert b"muster" not in kept and b"erika" not in kept and b"QZ4711QZ" not in kept
     again = archive.add(files)
     assert [s.id for s in again.studies] == [s.id for s in done.studies] and not again.conflicts
 
@@ -209,7 +221,7 @@ def test_a_defaced_export_keeps_the_brains_values(archive: Archive) -> None:
     files = dicom_series(np.clip(volume.array, 0, None).astype(np.uint16), np.diag([4.0, 4, 4, 1]), description="T1")
     files = changed(files, "1.2.3.9", ImageType=["ORIGINAL", "PRIMARY"])  # original slices: a sample is looked at for text
     (study,) = archive.add([Incoming(str(n), f) for n, f in enumerate(files)]).studies
-    made = exported(archive, study.id, "research", deface=True)
+    made = exported(archive, study.id, "research", "faces")
     assert all(m.RecognizableVisualFeatures == "NO" for m in made)
     again = Archive(archive.root.parent / "again")
     (copy,) = again.add(i for n, m in enumerate(made) for i in from_bytes(str(n), saved(m))).studies

@@ -16,7 +16,9 @@ import SimpleITK as sitk
 from docx import Document
 from PIL import Image
 from pycdlib import PyCdlib
+from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, pixel_array
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -29,7 +31,7 @@ from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import Incoming, from_bytes, from_paths
 from knowledge.studies.volume import Volume
 from tests.conftest import shared
-from tests.knowledge.test_parts import changed, saved, slices
+from tests.knowledge.test_parts import STEP, changed, saved, slices
 
 WHO = Hints(patient_id="P1", study_date="2026-01-02")
 
@@ -466,3 +468,51 @@ def test_an_object_without_pixels_is_kept_as_it_came(archive: Archive) -> None:
     (series,) = done.studies[0].series
     assert series.modality == "RTPLAN" and "kept as it came" in series.warnings[0] and series.shape == []
     assert archive.originals(done.studies[0].id)[0].path.read_bytes() == path.read_bytes()
+
+
+def encoded(array: np.ndarray, name: str) -> tuple[str, bytes]:
+    """One frame's code stream by imagecodecs, and its transfer syntax."""
+    import imagecodecs
+
+    kinds = {
+        "JPEG lossless": (uid.JPEGLosslessSV1, lambda: imagecodecs.ljpeg_encode(array, bitspersample=12)),
+        "JPEG-LS": (uid.JPEGLSLossless, lambda: imagecodecs.jpegls_encode(array)),
+        "JPEG 2000": (
+            uid.JPEG2000Lossless,
+            lambda: imagecodecs.jpeg2k_encode(array, level=0, codecformat="j2k", bitspersample=12),
+        ),
+        "HTJ2K": (uid.HTJ2KLossless, lambda: imagecodecs.htj2k_encode(array, reversible=True)),
+        "RLE": (uid.RLELossless, lambda: b""),
+        "deflated": (uid.DeflatedExplicitVRLittleEndian, lambda: b""),
+        "big endian": (uid.ExplicitVRBigEndian, lambda: b""),
+        "implicit": (uid.ImplicitVRLittleEndian, lambda: b""),
+    }
+    syntax, made = kinds[name]
+    return syntax, bytes(made())
+
+
+@pytest.mark.parametrize("name", ["JPEG lossless", "JPEG-LS", "JPEG 2000", "HTJ2K", "RLE", "deflated", "big endian", "implicit"])
+def test_a_series_reads_the_same_in_every_lossless_syntax(archive: Archive, name: str) -> None:
+    array = np.random.default_rng(5).integers(0, 4095, (24, 32, 3)).astype(np.uint16)
+    files = []
+    for k, data in enumerate(dicom_series(array, STEP)):
+        one = pydicom.dcmread(io.BytesIO(data))
+        one.BitsStored, one.HighBit = 12, 11
+        syntax, stream = encoded(np.ascontiguousarray(array[:, :, k].T), name)
+        if stream:
+            one.PixelData = encapsulate([stream])
+            one["PixelData"].VR, one["PixelData"].is_undefined_length = "OB", True
+        elif name == "RLE":
+            one.compress(uid.RLELossless)
+        elif name == "big endian":
+            one.PixelData = array[:, :, k].T.astype(">u2").tobytes()
+        one.file_meta.TransferSyntaxUID = syntax
+        buffer = io.BytesIO()
+        pydicom.dcmwrite(buffer, one, enforce_file_format=True, force_encoding=False)
+        files.append(buffer.getvalue())
+    done = taken(archive, {str(n): f for n, f in enumerate(files)}, Hints())
+    (series,) = done.studies[0].series
+    assert series.geometry == "ok" and not done.rejected
+    np.testing.assert_array_equal(archive.volume(series.id).array, array)
+    again = archive.volume(series.id)
+    np.testing.assert_array_equal(again.array, array)

@@ -99,6 +99,17 @@ def test_parts_stay_the_same_series_when_more_of_them_comes(archive: Archive) ->
     assert [s.id for s in before] == [s.id for s in after] and [s.shape[2] for s in before] == [3, 3]
 
 
+def test_a_mask_of_a_series_that_grew_is_dropped(archive: Archive) -> None:
+    files = slices(1)
+    (series,) = taken(archive, files[:3])
+    archive.derived(series.id).mkdir(parents=True)
+    (archive.derived(series.id) / "mask.nii.gz").write_bytes(b"of three slices")
+    taken(archive, files[:3])
+    assert archive.derived(series.id).exists(), "nothing changed"
+    taken(archive, files)
+    assert not archive.derived(series.id).exists(), "it would lie on the wrong slices"
+
+
 def test_gantry_tilt_mixed_spacing_and_missing_slices_are_named(archive: Archive) -> None:
     sheared = np.array([[1, 0, 0, 0], [0, 1, 0.6, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
     (tilted,) = taken(archive, slices(1, sheared))

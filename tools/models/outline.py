@@ -88,7 +88,7 @@ def _subject(case: Case, study: Study | None) -> tuple[str, str]:
     study = study or max(case.studies, key=lambda s: (s.date or "", s.handle), default=None)
     if study is None:
         raise NotApplicable("the case holds no imaging study", "add the images")
-    modality = next((m for m in study.modalities if m != "SEG"), "")
+    modality = next((s.modality for s in study.series if s.is_image), "")
     return study.body_part.split("/")[0], modality
 
 

@@ -44,8 +44,6 @@ def _read(picture: np.ndarray) -> list[tuple[tuple[int, int, int, int], str]]:
     found = []
     for box, words in zip(result.boxes, result.txts, strict=True):
         low, high = np.floor(box.min(0) / factor).astype(int), np.ceil(box.max(0) / factor).astype(int)
-        if sum(c.isalnum() for c in str(words)) < 2 or high[1] - low[1] > MAX_HEIGHT * picture.shape[0]:
-            continue
         found.append(((int(low[0]), int(low[1]), int(high[0]), int(high[1])), str(words)))
     return found
 
@@ -60,6 +58,7 @@ def text_mask(picture: np.ndarray) -> np.ndarray:
     rows, columns = picture.shape[:2]
     mask = np.zeros((rows, columns), bool)
     for view in (picture, 255 - picture):
-        for (x0, y0, x1, y1), _ in _read(view):
-            mask[max(y0 - MARGIN, 0) : y1 + MARGIN + 1, max(x0 - MARGIN, 0) : x1 + MARGIN + 1] = True
+        for (x0, y0, x1, y1), words in _read(view):
+            if sum(c.isalnum() for c in words) >= 2 and y1 - y0 <= MAX_HEIGHT * rows:
+                mask[max(y0 - MARGIN, 0) : y1 + MARGIN + 1, max(x0 - MARGIN, 0) : x1 + MARGIN + 1] = True
     return mask
