@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydicom
-from skimage.draw import polygon2mask
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -47,6 +46,8 @@ def label_map(session: Session, objects: Objects, cache: "VolumeCache", series: 
 
 
 def _drawn(dataset: Any, inverse: np.ndarray, shape: tuple[int, int, int], numbers: list[int]) -> np.ndarray:
+    from skimage.draw import polygon2mask
+
     array = np.zeros(shape, np.uint8)
     points = 0
     for region in dataset.get("ROIContourSequence") or []:

@@ -4,7 +4,6 @@ Both are thresholds on plain measurements, few and coarse on purpose; `docs/inta
 """
 
 import numpy as np
-from scipy import ndimage
 
 from knowledge.studies.volume import Volume
 
@@ -23,6 +22,8 @@ MIN_COVERED_MM = 60.0
 
 def body_part_in_ct(volume: Volume) -> str | None:
     """CHEST, BRAIN or ABDOMEN (any trunk without lung) by what a CT in HU shows; None where it isn't a cross-section of a body."""
+    from scipy import ndimage
+
     if volume.affine is None or volume.array.size < MIN_VOXELS:
         return None
     shown = volume.oriented("LPS")

@@ -6,7 +6,6 @@ surface layer is that of Milchenko and Marcus, Neuroinformatics 2013; depth and 
 """
 
 import numpy as np
-from scipy import ndimage
 
 from knowledge.errors import NoGeometry, Refused
 from knowledge.studies.volume import Volume
@@ -25,6 +24,8 @@ HEAD_MM = (110.0, 320.0)
 
 def face_of(volume: Volume, seed: int = 0) -> np.ndarray:
     """Where the face's surface layer is: boolean on the volume's own grid. Raises NoGeometry, or Refused where no head is seen."""
+    from scipy import ndimage
+
     if volume.affine is None:
         raise NoGeometry("the series has no true geometry", "a face can't be found in it")
     shown = volume.oriented("LPS")
@@ -56,6 +57,8 @@ def face_of(volume: Volume, seed: int = 0) -> np.ndarray:
 
 def _closed(head: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """The head with nostrils, sinuses and mouth filled: closed by distance, then slice by slice."""
+    from scipy import ndimage
+
     outside = ndimage.distance_transform_edt(~head, sampling=spacing)
     grown = outside <= CLOSING_MM / 2
     closed = ndimage.distance_transform_edt(grown, sampling=spacing) > CLOSING_MM / 2

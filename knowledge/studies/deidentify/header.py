@@ -7,7 +7,6 @@ from typing import Any
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 from knowledge.studies.deidentify.profile import SAFE_PRIVATE, Option, action, method_codes
@@ -168,7 +167,7 @@ def _each(value: Any, change: Any) -> Any:
 
 def _coded(concept: Any) -> Dataset:
     item = Dataset()
-    code = concept if isinstance(concept, Code) else Code(concept.value, concept.scheme_designator, concept.meaning)
+    code = concept
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
     return item
 

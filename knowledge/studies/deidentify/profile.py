@@ -8,8 +8,6 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from pydicom.sr.codedict import codes
-
 
 class Option(StrEnum):
     """Options of the profile (PS3.15 E.3)."""
@@ -94,5 +92,7 @@ def action(tag: int, options: frozenset[Option]) -> str:
 
 def method_codes(options: frozenset[Option]) -> list[object]:
     """The coded concepts (PS3.16 CID 7050) for De-identification Method Code Sequence."""
+    from pydicom.sr.codedict import codes
+
     names = ["BasicApplicationConfidentialityProfile", *(CODES[o] for o in sorted(options))]
     return [getattr(codes.CID7050, name) for name in names]
