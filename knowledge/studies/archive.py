@@ -24,7 +24,8 @@ from knowledge.records.model import Record, RecordItem, Report
 from knowledge.studies import audit, intake, store
 from knowledge.studies.deidentify.vault import Vault
 from knowledge.studies.keeper import Ask, Conflict, Keeper
-from knowledge.studies.model import Geometry, Patient, Series, Study, StudySource
+from knowledge.studies.model import Patient, Study
+from knowledge.studies.rows import hashes_of, report_of, studies_of, unnamed
 from knowledge.studies.settle import Settler, settle_old, undecodable
 from knowledge.studies.store import (
     AuditRow,
@@ -213,7 +214,7 @@ class Archive:
     def _take_back(self, journal: Journal) -> None:
         """Drop what an upload wrote that no row names."""
         with self._write() as session:
-            self.objects.drop(_unnamed(session, journal.names))
+            self.objects.drop(unnamed(session, journal.names))
         journal.close()
 
     def _sweep(self) -> None:
@@ -221,7 +222,7 @@ class Archive:
         with self.objects.left_behind() as names:
             if names:
                 with self._write() as session:
-                    self.objects.drop(_unnamed(session, names))
+                    self.objects.drop(unnamed(session, names))
 
     def _settle_old(self) -> None:
         """Lay out what an earlier version's tables held: instances are read again from their originals."""
@@ -271,7 +272,7 @@ class Archive:
             if session.get(StudyRow, study_id) is None:
                 raise NotFound(f"there is no study {study_id}", "list the studies")
             series = session.scalars(select(SeriesRow.id).where(SeriesRow.study_id == study_id)).all()
-            hashes = _hashes(session, study_id)
+            hashes = hashes_of(session, study_id)
             bundles = session.scalars(select(BundleRow.id).where(BundleRow.study_id == study_id)).all()
             session.execute(delete(ItemRow).where(ItemRow.bundle_id.in_(bundles)))
             for table in (BundleRow, ReportRow, InstanceRow, SeriesRow):
@@ -281,7 +282,7 @@ class Archive:
             detail = {"series": len(series), "originals": len(hashes), "derived": derived}
             audit.append(session, by, "delete", study_id, detail)
         with self._write() as session:  # the rows are gone for good: now the files, unless an upload has named them again
-            self.objects.drop(_unnamed(session, hashes))
+            self.objects.drop(unnamed(session, hashes))
         for one in series:
             self._forget(one)
 
@@ -328,14 +329,14 @@ class Archive:
                 query = query.where(StudyRow.date >= since)
             if until is not None:
                 query = query.where(StudyRow.date <= until)
-            return _with_series(session, session.scalars(query.limit(limit).offset(offset)).all(), headers)
+            return studies_of(session, session.scalars(query.limit(limit).offset(offset)).all(), headers)
 
     def _studies(self, ids: Sequence[str]) -> list[Study]:
         with Session(self.engine) as session:
             rows = [r for start in range(0, len(ids), 500)
                     for r in session.scalars(select(StudyRow).where(StudyRow.id.in_(ids[start : start + 500])))]  # fmt: skip
             rows.sort(key=lambda r: ids.index(r.id))
-            return _with_series(session, rows)
+            return studies_of(session, rows)
 
     def count(self) -> int:
         """How many studies there are."""
@@ -347,7 +348,7 @@ class Archive:
             row = session.get(StudyRow, study_id)
             if row is None:
                 raise NotFound(f"there is no study {study_id}", "list the studies")
-            return _with_series(session, [row], headers=True)[0]
+            return studies_of(session, [row], headers=True)[0]
 
     def volume(self, series_id: str) -> Volume:
         """The voxels of a series in their source grid."""
@@ -399,14 +400,14 @@ class Archive:
     def reports(self, patient_id: str) -> list[Report]:
         with Session(self.engine) as session:
             rows = session.scalars(select(ReportRow).where(ReportRow.patient_id == patient_id).order_by(ReportRow.number))
-            return [_report(r) for r in rows]
+            return [report_of(r) for r in rows]
 
     def report(self, report_id: str) -> Report:
         with Session(self.engine) as session:
             row = session.get(ReportRow, report_id)
             if row is None:
                 raise NotFound(f"there is no report {report_id}", "list the patient's records")
-            return _report(row)
+            return report_of(row)
 
     def items(self, patient_id: str) -> list[RecordItem]:
         """The patient's structured values, newest first."""
@@ -414,61 +415,3 @@ class Archive:
             rows = session.scalars(select(ItemRow).where(ItemRow.patient_id == patient_id))
             items = [RecordItem.model_validate(r.data) for r in rows]
         return sorted(items, key=lambda i: (i.date or "", i.id), reverse=True)
-
-
-def _hashes(session: Session, study_id: str) -> list[str]:
-    found: set[str] = set()
-    for column, owner in ((InstanceRow.sha256, InstanceRow.study_id), (InstanceRow.companion, InstanceRow.study_id),
-                          (ReportRow.sha256, ReportRow.study_id), (BundleRow.sha256, BundleRow.study_id)):  # fmt: skip
-        found |= {h for h in session.scalars(select(column).where(owner == study_id)) if h}
-    return sorted(found)
-
-
-def _unnamed(session: Session, hashes: Sequence[str]) -> list[str]:
-    """Those originals that no row names."""
-    named: set[str] = set()
-    for start in range(0, len(hashes), 500):
-        some = hashes[start : start + 500]
-        for column in (InstanceRow.sha256, InstanceRow.companion, ReportRow.sha256, BundleRow.sha256):
-            named |= {h for h in session.scalars(select(column).where(column.in_(some))) if h}
-    return [h for h in hashes if h not in named]
-
-
-def _report(row: ReportRow) -> Report:
-    return Report(id=row.id, handle=f"R{row.number}", patient_id=row.patient_id, title=row.title, date=row.date,
-                  text=row.text, note=row.note)  # fmt: skip
-
-
-def _with_series(session: Session, rows: Sequence[StudyRow], headers: bool = False) -> list[Study]:
-    mine: dict[str, list[SeriesRow]] = {r.id: [] for r in rows}
-    ids = list(mine)
-    for start in range(0, len(ids), 500):
-        query = select(SeriesRow).where(SeriesRow.study_id.in_(ids[start : start + 500])).order_by(SeriesRow.number)
-        for series in session.scalars(query.options(undefer(SeriesRow.header)) if headers else query):
-            mine[series.study_id].append(series)
-    return [_study(row, mine[row.id], headers) for row in rows]
-
-
-def _study(row: StudyRow, rows: list[SeriesRow], headers: bool) -> Study:
-    # FLAIR is a brain (or spine) technique: a NIfTI study that names no body part but has FLAIR is taken as brain.
-    neuro = row.format != "DICOM" and any(r.sequence == "FLAIR" for r in rows) and not any(r.body_part for r in rows)
-    series = [
-        Series(
-            id=r.id, handle=f"S{row.number}.{r.number}", series_uid=r.uid, modality=r.modality,
-            description=r.description, sequence=r.sequence, body_part=r.body_part or ("BRAIN" if neuro else ""),
-            plane=r.which.get("plane"), phase=r.which.get("phase"), contrast=r.which.get("contrast"),
-            reasons=r.which.get("reasons", []), instances=r.instances, shape=r.layout.get("shape", []),
-            spacing_mm=r.layout.get("spacing_mm"), unit=r.layout.get("unit", ""), pixel_mm=r.layout.get("pixel_mm"),
-            geometry=Geometry.WARNING if r.layout.get("warnings") else Geometry.OK,
-            warnings=r.layout.get("warnings", []), header=r.header if headers else {},
-        )
-        for r in rows
-    ]  # fmt: skip
-    parts = list(dict.fromkeys(s.body_part for s in series if s.body_part))
-    names = [s.sequence or s.description for s in series if s.is_image]
-    return Study(
-        id=row.id, handle=f"S{row.number}", patient_id=row.patient_id, study_instance_uid=row.uid, date=row.date,
-        description=row.description or ", ".join(names[:8]), modalities=list(dict.fromkeys(s.modality for s in series)),
-        body_part="/".join(parts), series=series,
-        source=StudySource(format=row.format, files=sum(s.instances for s in series)), note=row.note,
-    )  # fmt: skip

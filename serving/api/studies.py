@@ -132,13 +132,15 @@ def list_studies(
     house: HouseDep, who: Caller, patient_id: str | None = None, modality: Annotated[str | None, Query(max_length=16)] = None,
     since: Annotated[date | None, Query(description="First study date.")] = None,
     until: Annotated[date | None, Query(description="Last study date.")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100, offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
+    limit: Annotated[int | None, Query(ge=1, le=1000, description="Left out: 50 of all patients, 1000 of one.")] = None,
+    offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
 ) -> Response:  # fmt: skip
     """Studies of a patient in their order, or of all patients, newest first; `X-Next-Offset` says where the next page starts."""
     first, last = (d.isoformat() if d else None for d in (since, until))
-    found = house.archive.studies(patient_id, modality, first, last, limit + 1, offset)
-    headers = {"X-Next-Offset": str(offset + limit)} if len(found) > limit else None
-    return Response(_STUDIES.dump_json(found[:limit]), media_type="application/json", headers=headers)
+    page = limit or (1000 if patient_id else 50)
+    found = house.archive.studies(patient_id, modality, first, last, page + 1, offset)
+    headers = {"X-Next-Offset": str(offset + page)} if len(found) > page else None
+    return Response(_STUDIES.dump_json(found[:page]), media_type="application/json", headers=headers)
 
 
 @router.get("/v1/studies/{study_id}/export.zip", operation_id="export_study", summary="A study's files, de-identified by choice",
