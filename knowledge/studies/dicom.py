@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from knowledge.errors import Refused
 from knowledge.records.model import RecordItem
-from knowledge.studies import content, placement, suv
+from knowledge.studies import content, placement, suv, workers
 from knowledge.studies.model import Patient
 
 # pydicom's warnings quote the values they complain of, and a value may be a name.
@@ -37,7 +37,9 @@ MAX_INFLATED = 2**29
 MAX_PIXEL_BYTES = 2**33
 """Decoded bytes of one instance: more than any scanner writes, and what a forged header would have us allocate."""
 MAX_ELEMENTS = 20_000
-MAX_HEADER = 64 * 2**20
+LONG_HEADER, LONG_HEADER_SECONDS = 4 * 2**20, 4.0
+"""Headers of more bytes are read apart, and given up after these seconds."""
+PIXEL_TAG = b"\xe0\x7f\x10\x00"
 BROKEN = (ValueError, LookupError, TypeError, AttributeError, OSError, OverflowError, NotImplementedError, AssertionError,
           MemoryError, struct.error, zlib.error, BytesLengthException, ArithmeticError, RecursionError)  # fmt: skip
 """What pydicom raises on damaged data; each is a reason to refuse the file."""
@@ -92,10 +94,31 @@ def looks_like_dicom(head: bytes) -> bool:
 def read_instance(data: Data, known: set[str] | None = None) -> Instance:
     """The instance in `data`, checked to be whole as far as its header tells. Raises Refused with the reason.
 
-    `known` holds the series whose header was told before: their instances come without it. It grows by this one's.
+    `known` holds the series whose header was told before: their instances come without it. It grows by this one's. A header of
+    unusual length is read in a process that can be killed: nested elements can be so many that parsing them takes minutes.
     """
+    known = set() if known is None else known
+    start = bytes(data[:LONG_HEADER])
+    if len(data) <= LONG_HEADER or PIXEL_TAG in start or content.PDF.encode() in start[:1024]:
+        return _read(data, known)
+    found = workers.run(_read_apart, bytes(data), LONG_HEADER_SECONDS)
+    if isinstance(found, Refused):
+        raise found
+    instance: Instance = found
+    known.add(instance.series_uid)
+    return instance
+
+
+def _read_apart(data: bytes) -> Instance | Refused:
     try:
-        return _described(*parsed(data), set() if known is None else known)
+        return _read(data, set())
+    except Refused as refusal:
+        return refusal
+
+
+def _read(data: Data, known: set[str]) -> Instance:
+    try:
+        return _described(*parsed(data), known)
     except (InvalidDicomError, EOFError) as error:
         raise Refused("it isn't a whole DICOM file", "send the original file again") from error
     except RecursionError as error:

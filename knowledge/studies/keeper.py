@@ -309,7 +309,8 @@ def _words(name: str) -> set[str]:
 
 def _differ(row: PatientRow, patient: Patient) -> str:
     """Why these are two people, or an empty string. What one of them doesn't say doesn't set them apart."""
-    if row.birth_date and patient.birth_date and row.birth_date != patient.birth_date:
+    born = [d for d in (row.birth_date, patient.birth_date) if d]
+    if len(born) == 2 and born[0][: len(born[1])] != born[1][: len(born[0])]:  # FHIR may state the year or the month alone
         return "the birth dates differ"
     if {row.sex, patient.sex} == {"M", "F"}:
         return "the sexes differ"

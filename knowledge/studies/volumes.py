@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,7 @@ class VolumeCache:
             with part.open("xb") as file:
                 np.save(file, array, allow_pickle=False)
                 file.flush()
+                os.fsync(file.fileno())
             part.replace(self.path(series_id, digest, kind))
         except OSError:
             part.unlink(missing_ok=True)

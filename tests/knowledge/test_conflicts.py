@@ -54,6 +54,13 @@ def test_one_person_written_in_two_ways_stays_one(archive: Archive) -> None:
     assert done.patient_ids == {"4711"} and not done.conflicts
 
 
+def test_a_year_of_birth_is_no_other_birth_date(archive: Archive) -> None:
+    add(archive, series(PatientBirthDate="19600101"))
+    bundle = b'{"resourceType":"Bundle","entry":[{"resource":{"resourceType":"Patient","id":"4711","birthDate":"1960"}}]}'
+    done = archive.add([Incoming("b.json", bundle)])
+    assert not done.conflicts and archive.patient_ids() == ["4711"]
+
+
 def test_one_study_uid_under_two_patients_makes_two_studies(archive: Archive) -> None:
     files = series()
     add(archive, files)

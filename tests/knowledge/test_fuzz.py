@@ -106,6 +106,14 @@ def test_sequences_nested_deep(archive: Archive, depth: int) -> None:
     assert refusal(archive, "a.dcm", nested(depth))
 
 
+def test_a_header_of_a_million_nested_elements_is_given_up(archive: Archive) -> None:
+    empty = b"\x08\x00\x60\x00CS\0\0" * 3_000_000
+    item = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" + empty
+    data = nested(1)
+    at = data.index(b"\x08\x00\x40\x11")
+    assert "too long" in refusal(archive, "a.dcm", data[:at] + item + b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0")
+
+
 def test_a_deflated_bomb_and_forged_sizes(archive: Archive, slice_file: bytes) -> None:
     one = pydicom.dcmread(io.BytesIO(slice_file))
     head = saved(one)
