@@ -1,10 +1,18 @@
 """Engines: SQLite in WAL mode by default, any SQLAlchemy URL by setting."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import DeclarativeBase
+
+T = TypeVar("T")
+
+
+def batches(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
+    """`values` in runs that a statement's IN (…) takes."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def engine_of(url: str, tables: type[DeclarativeBase], migrate: Callable[[Engine], object] | None = None) -> Engine:

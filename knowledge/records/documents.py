@@ -1,7 +1,6 @@
 """Reports as documents: the text of PDF, DOCX and RTF, read in a process that can be killed."""
 
 import io
-from pathlib import PurePosixPath
 
 from knowledge.errors import Refused
 from knowledge.studies import workers
@@ -116,8 +115,3 @@ def _rtf(data: bytes) -> str | Refused:
 
 
 READERS = {"pdf": _pdf, "docx": _docx, "rtf": _rtf}
-
-
-def stem_of(name: str) -> str:
-    """A title for a document that states none."""
-    return PurePosixPath(name).stem

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, undefer
 
-from knowledge.database import engine_of
+from knowledge.database import batches, engine_of
 from knowledge.errors import NotFound, Refused, StorageFailed
 from knowledge.evidence import Frozen
 from knowledge.migrations import migrate
@@ -25,7 +25,7 @@ from knowledge.studies import audit, intake, store
 from knowledge.studies.deidentify.vault import Vault
 from knowledge.studies.keeper import Ask, Conflict, Keeper
 from knowledge.studies.model import Patient, Study
-from knowledge.studies.rows import hashes_of, report_of, studies_of, unnamed
+from knowledge.studies.rows import hashes_of, report_of, series_row, studies_of, study_row, unnamed
 from knowledge.studies.settle import Settler, settle_old, undecodable
 from knowledge.studies.store import (
     AuditRow,
@@ -213,16 +213,19 @@ class Archive:
 
     def _take_back(self, journal: Journal) -> None:
         """Drop what an upload wrote that no row names."""
-        with self._write() as session:
-            self.objects.drop(unnamed(session, journal.names))
+        self._drop_unnamed(journal.names)
         journal.close()
+
+    def _drop_unnamed(self, names: Sequence[str]) -> None:
+        """Drop those originals that no row names: judged while nobody else writes."""
+        with self._write() as session:
+            self.objects.drop(unnamed(session, names))
 
     def _sweep(self) -> None:
         """Drop what killed uploads left behind: temporary files, and originals that no row names."""
         with self.objects.left_behind() as names:
             if names:
-                with self._write() as session:
-                    self.objects.drop(unnamed(session, names))
+                self._drop_unnamed(names)
 
     def _settle_old(self) -> None:
         """Lay out what an earlier version's tables held: instances are read again from their originals."""
@@ -235,9 +238,7 @@ class Archive:
     def assign(self, study_id: str, patient_id: str, by: str = "local") -> Study:
         """Say whose a study is that came without a patient. Raises Refused where its files name one."""
         with self._write() as session:
-            row = session.get(StudyRow, study_id)
-            if row is None:
-                raise NotFound(f"there is no study {study_id}", "list the studies")
+            row = study_row(session, study_id)
             made = session.get_one(PatientRow, row.patient_id)
             if not made.made and row.patient_id != patient_id:
                 raise Refused("the study's files name their patient", "correct the files and import them again")
@@ -249,9 +250,7 @@ class Archive:
     def describe(self, study_id: str, date: str | None, modality: str | None, body_part: str | None, by: str = "local") -> Study:
         """Say what a study's files don't: date, modality, body part. Raises Refused for DICOM, which says it itself."""
         with self._write() as session:
-            row = session.get(StudyRow, study_id)
-            if row is None:
-                raise NotFound(f"there is no study {study_id}", "list the studies")
+            row = study_row(session, study_id)
             if row.format == "DICOM":
                 raise Refused("DICOM says its date, modality and body part itself", "correct the files and import them again")
             row.date = date or row.date
@@ -269,8 +268,7 @@ class Archive:
     def delete(self, study_id: str, by: str = "local") -> None:
         """Delete a study with its originals, its reports and values, and everything derived or cached from its series."""
         with self._write() as session:
-            if session.get(StudyRow, study_id) is None:
-                raise NotFound(f"there is no study {study_id}", "list the studies")
+            study_row(session, study_id)
             series = session.scalars(select(SeriesRow.id).where(SeriesRow.study_id == study_id)).all()
             hashes = hashes_of(session, study_id)
             bundles = session.scalars(select(BundleRow.id).where(BundleRow.study_id == study_id)).all()
@@ -281,8 +279,7 @@ class Archive:
             derived = sum(len(list(self.derived(one).glob("*"))) for one in series)
             detail = {"series": len(series), "originals": len(hashes), "derived": derived}
             audit.append(session, by, "delete", study_id, detail)
-        with self._write() as session:  # the rows are gone for good: now the files, unless an upload has named them again
-            self.objects.drop(unnamed(session, hashes))
+        self._drop_unnamed(hashes)  # the rows are gone for good: now the files, unless an upload has named them again
         for one in series:
             self._forget(one)
 
@@ -333,29 +330,19 @@ class Archive:
 
     def _studies(self, ids: Sequence[str]) -> list[Study]:
         with Session(self.engine) as session:
-            rows = [r for start in range(0, len(ids), 500)
-                    for r in session.scalars(select(StudyRow).where(StudyRow.id.in_(ids[start : start + 500])))]  # fmt: skip
+            rows = [r for some in batches(ids) for r in session.scalars(select(StudyRow).where(StudyRow.id.in_(some)))]
             rows.sort(key=lambda r: ids.index(r.id))
             return studies_of(session, rows)
 
-    def count(self) -> int:
-        """How many studies there are."""
-        with Session(self.engine) as session:
-            return session.scalar(select(func.count()).select_from(StudyRow)) or 0
-
     def study(self, study_id: str) -> Study:
         with Session(self.engine) as session:
-            row = session.get(StudyRow, study_id)
-            if row is None:
-                raise NotFound(f"there is no study {study_id}", "list the studies")
+            row = study_row(session, study_id)
             return studies_of(session, [row], headers=True)[0]
 
     def volume(self, series_id: str) -> Volume:
         """The voxels of a series in their source grid."""
         with Session(self.engine) as session:
-            series = session.get(SeriesRow, series_id)
-            if series is None:
-                raise NotFound(f"there is no series {series_id}", "show the study")
+            series = series_row(session, series_id)
             return volume_of(session, self.objects, self.cache, series)
 
     def originals(self, study_id: str) -> list[Original]:
@@ -378,9 +365,7 @@ class Archive:
     def frames(self, series_id: str) -> list[tuple[str, int]]:
         """(SOP Instance UID, frame) of each slice of a DICOM series, first to last; no UID for a slice of zeros."""
         with Session(self.engine) as session:
-            series = session.get(SeriesRow, series_id)
-            if series is None:
-                raise NotFound(f"there is no series {series_id}", "show the study")
+            series = series_row(session, series_id)
             rows = session.execute(select(InstanceRow.id, InstanceRow.sop_uid).where(InstanceRow.study_id == series.study_id))
             uids = {row.id: row.sop_uid for row in rows}
             return [(uids[s[0]], s[1]) if s else ("", 0) for s in series.frames]

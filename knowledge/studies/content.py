@@ -12,7 +12,6 @@ from knowledge.records.model import RecordItem, item_id
 from knowledge.studies.placement import iso_date
 
 PDF = "1.2.840.10008.5.1.4.1.1.104.1"
-CDA = "1.2.840.10008.5.1.4.1.1.104.2"
 RT_STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
 SR_CLASSES = "1.2.840.10008.5.1.4.1.1.88."
 MAX_DEPTH = 40

@@ -149,11 +149,11 @@ def parsed(data: Data) -> tuple[Dataset, int, int]:
 
     stream = io.BytesIO(data)  # shares the bytes, where they are bytes
     dataset = read_partial(stream, stop_when=stop, force=head[128:132] != b"DICM")
-    _name_syntax(dataset)
+    name_syntax(dataset)
     return dataset, NOWHERE if not found else ELSEWHERE if deflated else stream.tell(), len(data)
 
 
-def _name_syntax(dataset: Dataset) -> None:
+def name_syntax(dataset: Dataset) -> None:
     """Where a file names no transfer syntax, the one that it was read with."""
     meta = getattr(dataset, "file_meta", None)
     if meta is None:

@@ -17,7 +17,7 @@ from knowledge.studies.archive import Archive, Original, Rejected
 from knowledge.studies.deidentify import burned, faces, header
 from knowledge.studies.deidentify.profile import PROFILES, Option
 from knowledge.studies.deidentify.vault import Vault
-from knowledge.studies.dicom import BROKEN, read_instance
+from knowledge.studies.dicom import BROKEN, name_syntax, read_instance
 
 WORDY = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.104.", "1.2.840.10008.5.1.4.1.1.9.")
 """SOP classes whose content is words or a person's own document (SR, encapsulated documents, waveforms with annotations)."""
@@ -116,9 +116,7 @@ def cleaned(
         raise Refused("its content is words, which the profile removes whole", "export it without a profile, or leave it out")
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=True)
-        dataset.file_meta = getattr(dataset, "file_meta", None) or pydicom.dataset.FileMetaDataset()
-        if "TransferSyntaxUID" not in dataset.file_meta:
-            dataset.file_meta.TransferSyntaxUID = instance.place.get("syntax") or pydicom.uid.ImplicitVRLittleEndian
+        name_syntax(dataset)
         dataset, blanked = _pixels(
             dataset, data, instance.place, instance.sop_instance_uid, look and Option.PIXELS in options, masks or {}
         )
@@ -138,16 +136,13 @@ def cleaned(
 def _pixels(dataset: Dataset, data: bytes, place: dict[str, Any], uid: str, look: bool, masks: Masks) -> tuple[Dataset, bool]:
     if not place.get("frames"):
         return dataset, False
-    text: list[np.ndarray] | None = None
-    if look:
-        text = burned.found(data, place)
-    face = masks.get(uid, {})
-    if not face and not (text and any(m.any() for m in text)):
+    none = np.zeros((place["rows"], place["columns"]), bool)
+    text = burned.found(data, place) if look else [none] * place["frames"]
+    has_text, face = any(m.any() for m in text), masks.get(uid, {})
+    if not face and not has_text:
         return dataset, False
-    rows, columns = place["rows"], place["columns"]
-    none = np.zeros((rows, columns), bool)
-    whole = [(text[n] if text else none) | face.get(n, none) for n in range(place["frames"])]
-    return burned.blanked(dataset, data, place, whole), bool(text and any(m.any() for m in text))
+    whole = [mask | face.get(n, none) for n, mask in enumerate(text)]
+    return burned.blanked(dataset, data, place, whole), has_text
 
 
 def _faces(archive: Archive, study_id: str) -> Masks:

@@ -143,7 +143,7 @@ class Reader:
         if kind in ("Analyze", "NIfTI pair") and lower.endswith(".hdr"):
             return Half(name, staged, _stem(name) + ".img")
         if _is_nifti(head, lower):
-            return self._grid(name, staged, "NIfTI", nifti.volumes_of(bytes(data)), nifti.said_by(bytes(data)))
+            return self._grid(name, staged, "NIfTI", nifti.volumes_of(bytes(data)), nifti.said_by(head))
         if kind in ("NRRD", "MHA"):
             wanted = grids.data_file(head)
             if wanted:
@@ -205,15 +205,8 @@ class Reader:
         return [replace(parsed, sha256=sha256, companion=companion, place={"kind": kind, "data_name": wanted})]
 
     def _itk(self, name: str, staged: Staged, kind: str) -> list[Parsed]:
-        path = self.objects.path(staged.sha256)
-        there = path.exists()
-        self.objects.put(staged, self.journal)
-        try:
-            volume = grids.volume_of(kind, path, None)
-        except Refused:
-            if not there:
-                self.objects.drop([staged.sha256])
-            raise
+        self.objects.put(staged, self.journal)  # where it is refused, the upload's journal takes it back
+        volume = grids.volume_of(kind, self.objects.path(staged.sha256), None)
         (parsed,) = self._grid(name, staged, kind, [volume], "")
         return [replace(parsed, place={"kind": kind})]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from knowledge.database import batches
 from knowledge.evidence import Frozen
 from knowledge.records.fhir import FhirRecord
 from knowledge.records.model import Record, RecordItem
@@ -18,7 +19,8 @@ from knowledge.studies import dicom, intake
 from knowledge.studies.model import Patient
 from knowledge.studies.store import COPY, BundleRow, InstanceRow, ItemRow, Objects, PatientRow, ReportRow, SeriesRow, StudyRow
 
-CHUNK = 500
+MANY = 500
+"""Files of an upload that are enough to tell whose it is."""
 
 
 class Conflict(Frozen):
@@ -65,11 +67,9 @@ class Keeper:
         """(sha256, variant) of what the archive has, by study and SOP Instance UID."""
         found: dict[tuple[str, str], list[tuple[str, int]]] = {}
         wanted = list(dict.fromkeys(uids))
-        for start in range(0, len(wanted), CHUNK):
+        for some in batches(wanted):
             query = select(InstanceRow.study_id, InstanceRow.sop_uid, InstanceRow.sha256, InstanceRow.variant)
-            for study, sop, sha, variant in self.session.execute(
-                query.where(InstanceRow.sop_uid.in_(wanted[start : start + CHUNK]))
-            ):
+            for study, sop, sha, variant in self.session.execute(query.where(InstanceRow.sop_uid.in_(some))):
                 found.setdefault((study, sop), []).append((sha, variant))
         return found
 
@@ -80,7 +80,7 @@ class Keeper:
 
     def _known(self, parsed: list[intake.Parsed]) -> str | None:
         """The patient whom the archive already has one of these files for."""
-        shas = [p.sha256 for p in parsed if p.grid][:CHUNK]
+        shas = [p.sha256 for p in parsed if p.grid][:MANY]
         query = (
             select(StudyRow.patient_id).join(InstanceRow, InstanceRow.study_id == StudyRow.id).where(InstanceRow.sha256.in_(shas))
         )
@@ -279,9 +279,7 @@ class Keeper:
             self.session.flush()
             made = {i: item.model_copy(update={"patient_id": patient_id, "id": i}) for item in items
                     if (i := short("ri", patient_id, item.id))}  # fmt: skip
-            names = list(made)
-            for start in range(0, len(names), CHUNK):
-                some = names[start : start + CHUNK]
+            for some in batches(list(made)):
                 there = set(self.session.scalars(select(ItemRow.id).where(ItemRow.id.in_(some))))
                 self.session.add_all(ItemRow(id=i, patient_id=patient_id, bundle_id=bundle_id, data=made[i].model_dump(mode="json"))
                                      for i in some if i not in there)  # fmt: skip

@@ -5,9 +5,27 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
+from knowledge.database import batches
+from knowledge.errors import NotFound
 from knowledge.records.model import Report
 from knowledge.studies.model import Geometry, Series, Study, StudySource
 from knowledge.studies.store import BundleRow, InstanceRow, ReportRow, SeriesRow, StudyRow
+
+
+def study_row(session: Session, study_id: str) -> StudyRow:
+    """The row of a study. Raises NotFound."""
+    row = session.get(StudyRow, study_id)
+    if row is None:
+        raise NotFound(f"there is no study {study_id}", "list the studies")
+    return row
+
+
+def series_row(session: Session, series_id: str) -> SeriesRow:
+    """The row of a series. Raises NotFound."""
+    row = session.get(SeriesRow, series_id)
+    if row is None:
+        raise NotFound(f"there is no series {series_id}", "show the study")
+    return row
 
 
 def hashes_of(session: Session, study_id: str) -> list[str]:
@@ -22,8 +40,7 @@ def hashes_of(session: Session, study_id: str) -> list[str]:
 def unnamed(session: Session, hashes: Sequence[str]) -> list[str]:
     """Those originals that no row names."""
     named: set[str] = set()
-    for start in range(0, len(hashes), 500):
-        some = hashes[start : start + 500]
+    for some in batches(hashes):
         for column in (InstanceRow.sha256, InstanceRow.companion, ReportRow.sha256, BundleRow.sha256):
             named |= {h for h in session.scalars(select(column).where(column.in_(some))) if h}
     return [h for h in hashes if h not in named]
@@ -39,8 +56,8 @@ def studies_of(session: Session, rows: Sequence[StudyRow], headers: bool = False
     """Studies with their series; `headers` too where they are asked for (they are large)."""
     mine: dict[str, list[SeriesRow]] = {r.id: [] for r in rows}
     ids = list(mine)
-    for start in range(0, len(ids), 500):
-        query = select(SeriesRow).where(SeriesRow.study_id.in_(ids[start : start + 500])).order_by(SeriesRow.number)
+    for some in batches(ids):
+        query = select(SeriesRow).where(SeriesRow.study_id.in_(some)).order_by(SeriesRow.number)
         for series in session.scalars(query.options(undefer(SeriesRow.header)) if headers else query):
             mine[series.study_id].append(series)
     return [_study(row, mine[row.id], headers) for row in rows]

@@ -148,7 +148,7 @@ class AuditRow(Base):
 
 
 class Staged:
-    """A file on its way in: its SHA-256, size and bytes; on the disk already where it is large."""
+    """A file on its way in: its SHA-256 and bytes; on the disk already where it is large."""
 
     def __init__(self, stream: BinaryIO, folder: Path) -> None:
         self.part: Path | None = None
@@ -167,7 +167,6 @@ class Staged:
                     digest.update(chunk)
             self.data = _mapped(self.part)
         self.sha256 = digest.hexdigest()
-        self.size = len(self.data)
 
     def drop(self) -> None:
         """Forget it."""
@@ -287,9 +286,8 @@ class Objects:
                 names += [n for n in file.read().split("\n") if len(n) == 64]
                 dead.append((path, file))
         yield names
-        if not any(
-            p for p in self.parts.glob("*.journal") if p not in {d for d, _ in dead}
-        ):  # no upload lives: parts are of dead ones
+        living = set(self.parts.glob("*.journal")) - {path for path, _ in dead}
+        if not living:  # then every part is of a dead one
             for path in self.parts.iterdir():
                 if path.suffix != ".journal":
                     path.unlink(missing_ok=True)

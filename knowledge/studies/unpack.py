@@ -52,7 +52,7 @@ class Incoming:
 
 @dataclass
 class Budget:
-    """What one upload may still unpack; shared by all archives in it."""
+    """What one file that was sent may still unpack; shared by all archives in it."""
 
     members: int = MAX_MEMBERS
     bytes: int = MAX_TOTAL

@@ -12,6 +12,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from knowledge.database import batches
 from knowledge.studies import contours, grids, nifti, picture, pixels
 from knowledge.studies.store import InstanceRow, Objects, SeriesRow
 from knowledge.studies.volume import Volume
@@ -77,8 +78,7 @@ class VolumeCache:
 def volume_of(session: Session, objects: Objects, cache: VolumeCache, series: SeriesRow) -> Volume:
     """The voxels of a series in their source grid. Raises Refused where they can't be read, NoGeometry for objects without any."""
     ids = [s[0] for s in series.frames if s]
-    found = {r.id: r for start in range(0, len(ids), 500)
-             for r in session.scalars(select(InstanceRow).where(InstanceRow.id.in_(ids[start : start + 500])))}  # fmt: skip
+    found = {r.id: r for some in batches(ids) for r in session.scalars(select(InstanceRow).where(InstanceRow.id.in_(some)))}
     if series.format != "DICOM":
         return _grid(objects, cache, series, found[ids[0]], series.frames[0][1])
     if not series.layout.get("shape"):

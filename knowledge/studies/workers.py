@@ -36,12 +36,6 @@ def _pool() -> ProcessPool:
     return ProcessPool(max_workers=os.cpu_count() or 1, max_tasks=2000, initializer=_prepare, context=context)
 
 
-def warm() -> None:
-    """Start the processes, so that the first call needn't."""
-    with _lock:
-        _pool().schedule(int)
-
-
 def each(work: Callable[[Any], Any], arguments: Sequence[Any], seconds: float = SECONDS) -> Iterator[Any]:
     """`work` done on every argument, side by side, results in order. Raises Refused where one fails, hangs or kills its process."""
     with _lock:

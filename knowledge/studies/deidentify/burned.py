@@ -37,8 +37,9 @@ def shown(frame: np.ndarray) -> np.ndarray:
     return np.asarray(windowed(frame, (low + high) / 2, max(high - low, 1), "LINEAR_EXACT") * 255, np.uint8)
 
 
-def masks_in(data: bytes, place: dict[str, Any]) -> "list[np.ndarray] | Refused":
+def _masks(task: tuple[bytes, dict[str, Any]]) -> "list[np.ndarray] | Refused":
     """In a worker: where text stands in each frame of one instance."""
+    data, place = task
     if place["frames"] > MAX_FRAMES_READ:
         return Refused(f"{place['frames']} frames are too many to look for text in", "export it without cleaning its pixels")
     try:
@@ -46,10 +47,6 @@ def masks_in(data: bytes, place: dict[str, Any]) -> "list[np.ndarray] | Refused"
         return [ocr.text_mask(shown(f)) for f in frames]
     except pixels.UNDECODABLE as error:
         return Refused(f"the pixels can't be decoded ({type(error).__name__})", "text in them can't be looked for")
-
-
-def _masks(task: tuple[bytes, dict[str, Any]]) -> "list[np.ndarray] | Refused":
-    return masks_in(*task)
 
 
 def found(data: bytes, place: dict[str, Any]) -> list[np.ndarray]:
@@ -66,7 +63,7 @@ def blanked(dataset: Dataset, data: bytes, place: dict[str, Any], masks: Sequenc
     frames = workers.run(_raw, (data, place), SECONDS)
     if isinstance(frames, Refused):
         raise frames
-    if frames.ndim == 3 + (place["samples"] == 3) - 1:
+    if frames.ndim == (3 if place["samples"] == 3 else 2):  # one frame comes without an axis for frames
         frames = frames[None]
     lowest = frames.min()
     for frame, mask in zip(frames, masks, strict=True):
