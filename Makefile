@@ -19,6 +19,7 @@ setup: $(READY)
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -q -r requirements.lock
+	$(PY) -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation pyradiomics==3.0.1 dynamic_network_architectures==0.4.4  # pins of their own that do not fit
 	$(PY) -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	$(PY) -m knowledge.guidelines.minilm
 	touch $(READY)

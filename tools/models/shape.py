@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.distance import pdist, squareform
-from skimage.measure import find_contours, label, regionprops
+from skimage.measure import find_contours, label, marching_cubes, regionprops
 
 from knowledge.studies.volume import Volume
 
@@ -116,22 +117,113 @@ class Place:
     words: str
     share_on_side: float
     crosses_midline: bool
+    from_midline_mm: float
+    """Distance of the mask's centre to the midline."""
 
 
 def place(mask: Volume, brain: np.ndarray) -> Place:
     """Side and third of the mask's centre within `brain` (a boolean array), both on one LPS grid.
 
-    The midline is taken as the brain's centre of mass in each half of its length, which follows a turned head.
+    The midline is the brain's longer axis seen from above, which follows a turned head.
     """
     tumour = np.argwhere(mask.array > 0)
     inside = np.argwhere(brain[::2, ::2, ::2]) * 2
-    slope, middle = np.polyfit(inside[:, 1], inside[:, 0], 1)
-    left = tumour[:, 0] > slope * tumour[:, 1] + middle
-    share = float(left.mean())
+    away = midline(brain, mask.spacing_mm).right_to_left(tumour, mask.spacing_mm)
+    share = float((away > 0).mean())
     side = "left" if share >= 0.5 else "right"
     low, high = inside.min(0), inside.max(0)
     centre = (tumour.mean(0) - low) / (high - low)
     depth = ("anterior", "middle", "posterior")[min(2, int(centre[1] * 3))]
     height = ("lower", "middle", "upper")[min(2, int(centre[2] * 3))]
     return Place(side, f"{depth} third front to back, {height} third bottom to top", max(share, 1 - share),
-                 min(share, 1 - share) > 0.05)  # fmt: skip
+                 min(share, 1 - share) > 0.05, abs(float(away.mean())))  # fmt: skip
+
+
+SMALLEST_ML = 0.03
+"""Separate regions below this are noise of the outline, not lesions of their own (a sphere of 3.9 mm)."""
+MOST_LESIONS = 20
+
+
+def lesions(mask: Volume) -> list[Volume]:
+    """The connected regions of a mask (corners count as connected), largest first, each as a mask of its own."""
+    parts, count = ndimage.label(mask.array > 0, np.ones((3, 3, 3)))
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    order = [int(i) + 1 for i in np.argsort(sizes)[::-1][:MOST_LESIONS] if sizes[i] * mask.voxel_ml >= SMALLEST_ML]
+    if not order and count:
+        order = [int(np.argmax(sizes)) + 1]
+    return [mask.like((parts == i).astype(np.uint8)) for i in order]
+
+
+def extent_3d(mask: Volume) -> tuple[float, tuple[float, float, float]]:
+    """The longest distance between two surface points in space, and the extents along left-right, front-back and head-feet (mm).
+
+    Points lie halfway between voxels inside and outside (marching cubes at one half), so a voxel's own width counts.
+    Raises ValueError for an empty mask.
+    """
+    turned = axial(mask)
+    where = np.argwhere(turned.array > 0)
+    if not len(where):
+        raise ValueError("the mask is empty")
+    low, high = where.min(0), where.max(0) + 1
+    cut = np.pad((turned.array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] > 0).astype(np.float32), 1)
+    points, *_ = marching_cubes(cut, 0.5)
+    assert turned.affine is not None
+    world = (points - 1 + low) @ turned.affine[:3, :3].T
+    try:
+        corners = world[ConvexHull(world).vertices]
+    except QhullError:
+        corners = world
+    return float(pdist(corners).max()), tuple(float(v) for v in np.ptp(world, axis=0))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Midline:
+    """The plane between the halves of a head, as a line in each axial slice: x = slope * y + middle (voxels of an LPS grid)."""
+
+    slope: float
+    middle: float
+
+    def right_to_left(self, points: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
+        """Signed distance of voxels [n, 3] to the plane in mm: below 0 is the patient's right."""
+        dx, dy, _ = spacing
+        slope = self.slope * dx / dy
+        return np.asarray((points[:, 0] - self.slope * points[:, 1] - self.middle) * dx / np.sqrt(1 + slope**2))
+
+
+STEEPEST = 0.6
+"""Beyond this slope (31 degrees) the longer axis of what is seen is no longer taken for the head's front-back axis."""
+
+
+def midline(brain: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Midline:
+    """The longer principal axis of the brain seen from above, through its centre; `brain` is boolean on an LPS grid.
+
+    It follows a turned head. A brain too round, or one cut so that the axis lies far off, is halved straight.
+    """
+    inside = (np.argwhere(brain[::2, ::2, ::2]) * 2)[:, :2]
+    scale = np.array(spacing[:2])
+    centre = inside.mean(0)
+    lengths, axes = np.linalg.eigh(np.cov((inside - centre).T * scale[:, None]))
+    x, y = axes[:, 1]  # the direction of the larger spread
+    slope = x / y if abs(y) > 1e-9 else np.inf
+    if abs(slope) > STEEPEST or lengths[1] < 1.1 * lengths[0]:
+        slope = 0.0
+    slope *= scale[1] / scale[0]  # from mm to voxels
+    return Midline(float(slope), float(centre[0] - slope * centre[1]))
+
+
+def values_in(mask: Volume, image: Volume) -> dict[str, float]:
+    """Mean, deviation, median, least, greatest, 5th and 95th percentile of `image` inside `mask` (one grid)."""
+    inside = np.asarray(image.array, np.float64)[mask.array > 0]
+    if not inside.size:
+        raise ValueError("the mask is empty")
+    low, middle, high = np.percentile(inside, [5, 50, 95])
+    found = {
+        "mean": inside.mean(),
+        "sd": inside.std(),
+        "median": middle,
+        "min": inside.min(),
+        "max": inside.max(),
+        "p5": low,
+        "p95": high,
+    }
+    return {k: round(float(v), 3) for k, v in found.items()}

@@ -1,16 +1,18 @@
-"""Train the tumour-type network of this bundle, and write weights, log and held-out scores beside it.
+"""Train the network that boxes a tumour on a slice and tells its type; cross-validated by block, then fitted on all slices.
 
 Run from the repository root:
 
-    python tools/models/bundles/brain_mri_tumour_type/recipe/train.py --data ../shared/data/mri2d_brain_tumor_cheng
+    python tools/models/bundles/brain_mri_tumour_type/recipe/train.py --data ../shared/data/mri2d_brain_tumor_cheng --work /tmp/type
 
-Data: J. Cheng et al., figshare 1512427, CC BY 4.0. The slices of one patient lie next to each other in
-the file numbers, so the split is by blocks of numbers per class, with a gap of 12 slices between parts.
+Data: J. Cheng et al., figshare 1512427, CC BY 4.0. The slices of one patient lie next to each other in the file numbers, so a
+fold takes whole blocks of numbers of each class, and 12 slices on each side of a block are left out of the training. Each slice is
+predicted once by a network that never saw its block (`fold*.npz` in --work); score.py turns these into calibration and figures.
 """
 
 import argparse
 import csv
 import json
+import math
 import time
 from pathlib import Path
 
@@ -19,34 +21,38 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 from PIL import Image
+from safetensors.torch import save_file
 from scipy import ndimage
-from sklearn.metrics import confusion_matrix, roc_auc_score
+from torch import Tensor
+from torch.nn import functional as nn
 
-SEED = 20261123
+from tools.models.networks import BoxAndType, averaged, best_boxes
+
+SEED = 20261124
 CLASSES = ["glioma", "meningioma", "pituitary"]
-SIZE = 160
+SIZE = 192
+SEEN = 288
+"""Side of the prepared slices from which the augmentation draws."""
+FOLDS = 3
+BLOCKS = 6
+BOX = 5.0
+"""Weight of the boxes' loss beside the others'."""
 GAP = 12
-VIEWS = ["whole", "skull_removed", "crop", "crop_skull_removed"]
-"""What the network is shown of a slice: all of it, or the square around the tumour; each also without the skull."""
-PARTS = {"test": [(0.08, 0.13), (0.40, 0.45), (0.70, 0.75)], "val": [(0.25, 0.30), (0.56, 0.61), (0.88, 0.93)]}
+NEAR = 2.0
+SMALLEST_SQUARE = 0.2
 BUNDLE = Path(__file__).resolve().parents[1]
 
 
-def split(rows: list[dict]) -> dict[str, list[dict]]:
-    """Rows of labels.csv by part (train, val, test), by blocks of consecutive file numbers within a class."""
-    parts: dict[str, list[dict]] = {"train": [], "val": [], "test": []}
+def folds(rows: list[dict[str, str]]) -> np.ndarray:
+    """Block of each row [n, 2]: its fold, and the distance in slices to the nearest block of another fold of its class."""
+    found = np.zeros((len(rows), 2), int)
     for label in CLASSES:
-        mine = sorted((r for r in rows if r["class"] == label), key=lambda r: int(Path(r["file"]).stem))
-        where = np.array(["train"] * len(mine), dtype=object)
-        for part, spans in PARTS.items():
-            for start, end in spans:
-                a, b = int(start * len(mine)), int(end * len(mine))
-                where[max(0, a - GAP) : b + GAP] = "gap"
-                where[a:b] = part
-        for row, part in zip(mine, where, strict=True):
-            if part != "gap":
-                parts[part].append(row)
-    return parts
+        mine = sorted((i for i, r in enumerate(rows) if r["class"] == label), key=lambda i: int(Path(rows[i]["file"]).stem))
+        block = np.arange(len(mine)) * BLOCKS // len(mine)
+        for place, index in enumerate(mine):
+            others = np.flatnonzero(block % FOLDS != block[place] % FOLDS)
+            found[index] = block[place] % FOLDS, int(np.abs(others - place).min())
+    return found
 
 
 def skull_stripped(image: np.ndarray, rim: float) -> np.ndarray:
@@ -55,152 +61,252 @@ def skull_stripped(image: np.ndarray, rim: float) -> np.ndarray:
     return np.where(ndimage.distance_transform_edt(head) > rim * image.shape[1], image, 0)
 
 
-def cropped(image: np.ndarray, row: dict, scale: float) -> np.ndarray:
-    """The square around the tumour's box, its side `scale` times the box's longer side (at least 20 % of the image)."""
-    height, width = image.shape
-    side = max(scale * max(float(row["w"]) * width, float(row["h"]) * height), 0.2 * width)
-    x, y = float(row["xc"]) * width, float(row["yc"]) * height
-    x0, y0 = int(max(0, x - side / 2)), int(max(0, y - side / 2))
-    return image[y0 : int(y + side / 2), x0 : int(x + side / 2)]
+def square(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The square around a box (x0, y0, x1, y1 in pixels): NEAR times its longer side, at least SMALLEST_SQUARE of the image."""
+    half = max(NEAR * max(box[2] - box[0], box[3] - box[1]), SMALLEST_SQUARE * image.shape[1]) / 2
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return image[max(0, int(y - half)) : max(8, int(y + half)), max(0, int(x - half)) : max(8, int(x + half))]
 
 
-def augment(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """Random flips, rotation by 15 degrees, scale, shift, gamma and noise on a batch [B, 1, H, W]."""
-    n = len(x)
+def corner(box: np.ndarray, width: int) -> tuple[int, ...]:
+    """The upper left pixel (x, y) of `square` on an image of `width`."""
+    half = max(NEAR * max(box[2] - box[0], box[3] - box[1]), SMALLEST_SQUARE * width) / 2
+    return max(0, int((box[0] + box[2]) / 2 - half)), max(0, int((box[1] + box[3]) / 2 - half))
 
-    def uniform(low: float, high: float) -> torch.Tensor:
+
+def box_of(row: dict[str, str], size: int) -> np.ndarray:
+    x, y, w, h = (float(row[k]) * size for k in ("xc", "yc", "w", "h"))
+    return np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+
+
+def loaded(data: Path, rows: list[dict[str, str]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Slices cut to the head, on SEEN x SEEN, [n, 2, H, W] (whole, skull removed), their boxes there [n, 4], types [n]."""
+    numbers = np.random.default_rng(SEED)
+    pictures = torch.zeros(len(rows), 2, SEEN, SEEN, dtype=torch.uint8)
+    boxes = torch.zeros(len(rows), 4)
+    for index, row in enumerate(rows):
+        image = np.asarray(Image.open(data / row["file"]).convert("L"), np.float32)
+        bare = skull_stripped(image, numbers.uniform(0.03, 0.08))
+        ys, xs = np.nonzero(image > 0.08 * image.max())
+        x0, x1 = max(0, xs.min() - 4), min(image.shape[1], xs.max() + 5)
+        y0, y1 = max(0, ys.min() - 4), min(image.shape[0], ys.max() + 5)
+        scale = SEEN / max(x1 - x0, y1 - y0)
+        wide, high = round((x1 - x0) * scale), round((y1 - y0) * scale)
+        left, top = (SEEN - wide) // 2, (SEEN - high) // 2
+        for view, picture in enumerate((image, bare)):
+            cut = nn.interpolate(
+                torch.from_numpy(picture[y0:y1, x0:x1])[None, None], (high, wide), mode="bilinear", antialias=True
+            )
+            pictures[index, view, top : top + high, left : left + wide] = cut[0, 0].round().clamp(0, 255).byte()
+        box = (box_of(row, image.shape[1]) - [x0, y0, x0, y0]) * scale + [left, top, left, top]
+        boxes[index] = torch.from_numpy(box)
+    return pictures, boxes, torch.tensor([CLASSES.index(r["class"]) for r in rows])
+
+
+def drawn(pictures: Tensor, boxes: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Augmented batch [B, 1, SIZE, SIZE], its boxes in pixels, and whether the lesion is in it."""
+    n = len(pictures)
+
+    def uniform(low: float, high: float) -> Tensor:
         return torch.rand(n, generator=rng) * (high - low) + low
 
-    angle, scale = uniform(-0.26, 0.26), uniform(0.85, 1.15)
-    flip = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0], theta[:, 0, 1] = scale * torch.cos(angle) * flip, -scale * torch.sin(angle)
-    theta[:, 1, 0], theta[:, 1, 1] = scale * torch.sin(angle) * flip, scale * torch.cos(angle)
-    theta[:, 0, 2], theta[:, 1, 2] = uniform(-0.08, 0.08), uniform(-0.08, 0.08)
-    low = x.amin((1, 2, 3), keepdim=True)
-    grid = torch.nn.functional.affine_grid(theta, list(x.shape), align_corners=False)
-    y = torch.nn.functional.grid_sample(x - low, grid, align_corners=False)
-    top = y.amax((1, 2, 3), keepdim=True).clamp_min(1e-3)
-    y = top * (y / top) ** torch.exp(uniform(-0.3, 0.3)).view(-1, 1, 1, 1) + low
-    return y + 0.05 * torch.randn(y.shape, generator=rng)
+    view = (torch.rand(n, generator=rng) < 0.35).long()
+    x = pictures[torch.arange(n), view][:, None].float()
+    centre = (boxes[:, :2] + boxes[:, 2:]) / SEEN - 1  # -1 .. 1
+    size = (boxes[:, 2:] - boxes[:, :2]) / SEEN  # half sides in the same unit
+    near = torch.rand(n, generator=rng)
+    zoom = torch.where(near < 0.4, (size.amax(1) * uniform(1.3, 3.2)).clamp(0.2, 1.2), uniform(0.85, 1.2))
+    jitter = torch.stack([uniform(-0.25, 0.25), uniform(-0.25, 0.25)], 1)
+    middle = torch.where((near < 0.4)[:, None], centre + jitter * size.amax(1, keepdim=True), jitter * 0.4)
+    away = near > 0.95  # a part of the slice without the lesion
+    zoom = torch.where(away, uniform(0.3, 0.6), zoom)
+    middle = torch.where(away[:, None], torch.stack([uniform(-0.6, 0.6), uniform(-0.6, 0.6)], 1), middle)
+    angle, aspect = uniform(-0.3, 0.3), torch.exp(uniform(-0.12, 0.12))
+    mirror = torch.where(torch.rand(n, generator=rng) < 0.5, -1.0, 1.0)
+    upside = torch.where(torch.rand(n, generator=rng) < 0.05, -1.0, 1.0)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    forth = torch.stack([torch.stack([cos * mirror * aspect, -sin * upside / aspect], 1),
+                         torch.stack([sin * mirror * aspect, cos * upside / aspect], 1)], 1) * zoom[:, None, None]  # fmt: skip
+    theta = torch.cat([forth, middle[:, :, None]], 2)
+    grid = nn.affine_grid(theta, [n, 1, SIZE, SIZE], align_corners=False)
+    y = nn.grid_sample(x, grid, align_corners=False)
+    back = torch.linalg.inv(forth)
+    place = (back @ (centre - middle)[:, :, None])[:, :, 0]
+    half = (back.square() @ size.square()[:, :, None]).sqrt()[:, :, 0]  # the box of the turned ellipse
+    new = torch.cat([place - half, place + half], 1)
+    inside = (new[:, :2].clamp(-1, 1) - new[:, 2:].clamp(-1, 1)).abs().prod(1) / (4 * half.prod(1))
+    new = (new.clamp(-1, 1) + 1) * SIZE / 2
+    top = y.amax((1, 2, 3), keepdim=True).clamp_min(1)
+    y = (y / top) ** torch.exp(uniform(-0.35, 0.35)).view(-1, 1, 1, 1)
+    if torch.rand(1, generator=rng) < 0.25:
+        y = nn.interpolate(nn.avg_pool2d(y, 2), size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+    return normal(y, 0.06 * torch.randn(y.shape, generator=rng)), new, inside
 
 
-def ece(probabilities: np.ndarray, truth: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error over equal-width bins of the top probability (Guo et al. 2017)."""
-    top, right = probabilities.max(1), probabilities.argmax(1) == truth
-    error = 0.0
-    for low in np.linspace(0, 1, bins, endpoint=False):
-        inside = (top > low) & (top <= low + 1 / bins)
-        if inside.any():
-            error += inside.mean() * abs(top[inside].mean() - right[inside].mean())
-    return float(error)
+def normal(y: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+    """Minus the mean of the non-zero pixels by their deviation (as NormalizeIntensity does it); zero stays."""
+    some = (y > 0).float()
+    count = some.sum((1, 2, 3), keepdim=True).clamp_min(1)
+    mean = y.sum((1, 2, 3), keepdim=True) / count
+    deviation = (((y - mean) * some).square().sum((1, 2, 3), keepdim=True) / count).sqrt().clamp_min(1e-4)
+    return ((y - mean) / deviation + noise) * some
 
 
-def logits_of(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    net.eval()
-    with torch.inference_mode():
-        return torch.cat([net(b) for b in x.split(64)])
+def loss_of(output: Tensor, boxes: Tensor, inside: Tensor, types: Tensor, weight: Tensor) -> Tensor:
+    """Focal loss of the middle's map, generalised IoU of the boxes near the middle, weighted cross-entropy of the type."""
+    here = inside > 0.6
+    stride = BoxAndType.STRIDE
+    cells = output.shape[2]
+    places = (torch.arange(cells) + 0.5) * stride
+    x, y = places.view(1, 1, -1), places.view(1, -1, 1)
+    mx, my = ((boxes[:, i] + boxes[:, i + 2]) / 2 for i in (0, 1))
+    sx, sy = ((boxes[:, i + 2] - boxes[:, i]).clamp_min(2 * stride) / 6 for i in (0, 1))
+    bell = torch.exp(
+        -(((x - mx.view(-1, 1, 1)) / sx.view(-1, 1, 1)) ** 2) / 2 - ((y - my.view(-1, 1, 1)) / sy.view(-1, 1, 1)) ** 2 / 2
+    )
+    bell = bell * here.view(-1, 1, 1)
+    p = torch.sigmoid(output[:, 0]).clamp(1e-4, 1 - 1e-4)
+    heat = -(bell * (1 - p) ** 2 * p.log() + (1 - bell) ** 4 * p**2 * (1 - p).log())
+    heat_loss = (heat.sum((1, 2)) / bell.sum((1, 2)).clamp_min(4)).mean()
+    share = torch.where(bell > 0.3, bell, torch.zeros_like(bell))
+    left, top, right, bottom = output[:, 1:5].unbind(1)
+    x0, y0, x1, y1 = x - left, y - top, x + right, y + bottom
+    b = boxes.view(-1, 4, 1, 1)
+    overlap = (torch.minimum(x1, b[:, 2]) - torch.maximum(x0, b[:, 0])).clamp_min(0) * (
+        torch.minimum(y1, b[:, 3]) - torch.maximum(y0, b[:, 1])
+    ).clamp_min(0)
+    union = (x1 - x0) * (y1 - y0) + (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) - overlap
+    hull = (torch.maximum(x1, b[:, 2]) - torch.minimum(x0, b[:, 0])) * (torch.maximum(y1, b[:, 3]) - torch.minimum(y0, b[:, 1]))
+    giou = overlap / union.clamp_min(1) - (hull - union) / hull.clamp_min(1)
+    # Each slice counts the same: summed over the batch, the large boxes of close views would count for nearly all.
+    box_loss = (((1 - giou) * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1)).sum() / here.sum().clamp_min(1)
+    inscribed = (
+        ((x - mx.view(-1, 1, 1)) / (3 * sx).view(-1, 1, 1)) ** 2 + ((y - my.view(-1, 1, 1)) / (3 * sy).view(-1, 1, 1)) ** 2 < 1
+    ).float()
+    filled = nn.binary_cross_entropy_with_logits(output[:, 5], inscribed)
+    seen = torch.sigmoid(output[:, 5])
+    dice = 1 - (2 * (seen * inscribed).sum((1, 2)) + 1) / (seen.sum((1, 2)) + inscribed.sum((1, 2)) + 1)
+    kind = nn.cross_entropy(output[:, BoxAndType.TYPES :, 0, 0], types, weight=weight, label_smoothing=0.05, reduction="none")
+    return heat_loss + BOX * box_loss + filled + 0.5 * dice.mean() + (kind * here).sum() / here.sum().clamp_min(1)
 
 
-def scores(logits: torch.Tensor, truth: torch.Tensor, temperature: float) -> dict:
-    p = torch.softmax(logits / temperature, 1).numpy()
-    t = truth.numpy()
-    matrix = confusion_matrix(t, p.argmax(1), labels=range(len(CLASSES)))
-    return {
-        "n": len(t),
-        "accuracy": float((p.argmax(1) == t).mean()),
-        "balanced_accuracy": float((matrix.diagonal() / matrix.sum(1)).mean()),
-        "macro_auc": float(roc_auc_score(t, p, multi_class="ovr")),
-        "ece": ece(p, t),
-        "confusion_rows_true": matrix.tolist(),
-    }
+def network() -> BoxAndType:
+    """As in configs/inference.json."""
+    return BoxAndType(len(CLASSES), [32, 64, 128, 256], [1, 1, 2, 1])
+
+
+def trained(pictures: Tensor, boxes: Tensor, types: Tensor, epochs: int, name: str) -> BoxAndType:
+    """A network trained on these slices; its weights are the running average."""
+    set_determinism(SEED)
+    rng = torch.Generator().manual_seed(SEED)
+    net = network().to(memory_format=torch.channels_last)
+    weight = len(types) / (len(CLASSES) * torch.bincount(types).float())
+    batch = 32
+    steps = epochs * (len(types) // batch)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.03)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps, pct_start=0.15)
+    running = {k: v.clone() for k, v in net.state_dict().items()}
+    started, step = time.time(), 0
+    for epoch in range(epochs):
+        total = 0.0
+        for chosen in torch.randperm(len(types), generator=rng).split(batch):
+            if len(chosen) < batch:
+                continue
+            x, where, inside = drawn(pictures[chosen], boxes[chosen], rng)
+            with torch.autocast("cpu", torch.bfloat16):
+                output = net(x.to(memory_format=torch.channels_last))
+            loss = loss_of(output, where, inside, types[chosen], weight)
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+            optimiser.step()
+            schedule.step()
+            step += 1
+            averaged(running, net, min(0.998, step / (step + 10)))
+            total += loss.item()
+        print(name, epoch, round(total / (steps / epochs), 4), round(time.time() - started), "s", flush=True)
+    done = network()
+    done.load_state_dict(running)
+    return done.eval()
+
+
+def predicted(net: BoxAndType, data: Path, rows: list[dict[str, str]]) -> dict[str, np.ndarray]:
+    """Logits by view, and boxes in pixels of the 512 x 512 slice, as the bundle's own preprocessing gives them."""
+    config = ConfigParser()
+    config.read_config(BUNDLE / "configs" / "inference.json")
+    prepare = config.get_parsed_content("preprocessing_array")
+    numbers = np.random.default_rng(SEED + 1)
+
+    def run(pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        logits, boxes, scores = [], [], []
+        for first in range(0, len(pictures), 32):
+            ready = [prepare(p[None].astype(np.float32)) for p in pictures[first : first + 32]]
+            with torch.inference_mode():
+                output = net(torch.stack([r.as_tensor() for r in ready])).float()
+            found, score = best_boxes(output)
+            for one, box in zip(ready, found.numpy(), strict=True):
+                corners = np.array([[box[1], box[0], 0, 1], [box[3], box[2], 0, 1]]) - [0.5, 0.5, 0, 0]
+                back = (one.affine.numpy() @ corners.T).T + 0.5
+                boxes.append([back[0, 1], back[0, 0], back[1, 1], back[1, 0]])
+            logits.append(output[:, BoxAndType.TYPES :, 0, 0].numpy())
+            scores.append(score.numpy())
+        return np.concatenate(logits), np.array(boxes), np.concatenate(scores)
+
+    whole = [np.asarray(Image.open(data / r["file"]).convert("L"), np.float32) for r in rows]
+    bare = [skull_stripped(i, numbers.uniform(0.03, 0.08)) for i in whole]
+    truth = np.array([box_of(r, 512) for r in rows])
+    kept: dict[str, np.ndarray] = {"truth_boxes": truth, "types": np.array([CLASSES.index(r["class"]) for r in rows])}
+    for name, pictures in (("whole", whole), ("skull_removed", bare)):
+        kept[name], found, kept[f"{name}_scores"] = run(pictures)
+        kept[f"{name}_boxes"] = found
+        kept[f"{name}_near_true"] = run([square(p, b) for p, b in zip(pictures, truth, strict=True)])[0]
+        around = found.clip(0, 512)
+        again = run([square(p, b) for p, b in zip(pictures, around, strict=True)])
+        kept[f"{name}_near_found"], kept[f"{name}_second_scores"] = again[0], again[2]
+        kept[f"{name}_second_boxes"] = again[1] + np.array([corner(b, 512) * 2 for b in around])
+    return kept
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=36)
+    parser.add_argument(
+        "--only", type=int, nargs="*", default=[*range(FOLDS), -1], help="Folds to run; -1 is the network on all."
+    )
     args = parser.parse_args()
-    set_determinism(SEED)
-    rng = torch.Generator().manual_seed(SEED)
-    numbers = np.random.default_rng(SEED)
-    config = ConfigParser()
-    config.read_config(BUNDLE / "configs" / "inference.json")
-    prepare = config.get_parsed_content("preprocessing_array")
-    net = config.get_parsed_content("network_def").to(memory_format=torch.channels_last)
-
+    torch.set_num_threads(1)
+    args.work.mkdir(parents=True, exist_ok=True)
+    rows = list(csv.DictReader((args.data / "labels.csv").open()))
     started = time.time()
-    data: dict[str, dict[str, torch.Tensor]] = {}
-    parts = split(list(csv.DictReader((args.data / "labels.csv").open())))
-    for part, rows in parts.items():
-        views: dict[str, list[torch.Tensor]] = {v: [] for v in VIEWS}
-        for row in rows:
-            image = np.asarray(Image.open(args.data / row["file"]).convert("L").resize((256, 256)), np.float32)
-            bare = skull_stripped(image, numbers.uniform(0.03, 0.08))
-            low, high = (1.3, 3.0) if part == "train" else (2.0, 2.0)
-            near = [cropped(image, row, numbers.uniform(low, high)), cropped(bare, row, numbers.uniform(low, high))]
-            for view, picture in zip(VIEWS, [image, bare, *near], strict=True):
-                views[view].append(prepare(picture[None]).as_tensor())
-        truth = torch.tensor([CLASSES.index(r["class"]) for r in rows])
-        data[part] = {**{v: torch.stack(x) for v, x in views.items()}, "truth": truth}
-    print({p: len(r) for p, r in parts.items()}, f"prepared in {time.time() - started:.0f} s", flush=True)
-
-    train = data["train"]
-    weight = len(train["truth"]) / (len(CLASSES) * torch.bincount(train["truth"]).float())
-    loss_of = torch.nn.CrossEntropyLoss(weight=weight, label_smoothing=0.05)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.02)
-    batch = 32
-    steps = args.epochs * (len(train["truth"]) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps)
-    log = []
-    for epoch in range(args.epochs):
-        net.train()
-        total = 0.0
-        for indices in torch.randperm(len(train["truth"]), generator=rng).split(batch):
-            if len(indices) < batch:
-                continue
-            choice = torch.multinomial(torch.tensor([0.3, 0.15, 0.3, 0.25]), batch, True, generator=rng)
-            x = torch.stack([train[VIEWS[c]][i] for c, i in zip(choice.tolist(), indices.tolist(), strict=True)])
-            x = augment(x, rng).to(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = net(x)
-            loss = loss_of(logits.float(), train["truth"][indices])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total += loss.item()
-        right = [logits_of(net, data["val"][v]).argmax(1) == data["val"]["truth"] for v in ("whole", "crop")]
-        accuracy = torch.cat(right).float().mean().item()
-        log.append(
-            {
-                "epoch": epoch,
-                "train_loss": total / (steps / args.epochs),
-                "val_accuracy": accuracy,
-                "seconds": round(time.time() - started, 1),
-            }
+    pictures, boxes, types = loaded(args.data, rows)
+    print("prepared", round(time.time() - started), "s", flush=True)
+    where = folds(rows)
+    for fold in (f for f in args.only if f >= 0):
+        train = torch.from_numpy(np.flatnonzero((where[:, 0] != fold) & (where[:, 1] > 0)))
+        near = np.zeros(len(rows), bool)
+        for label in CLASSES:  # slices next to a held-out block are left out of the training
+            mine = sorted((i for i, r in enumerate(rows) if r["class"] == label), key=lambda i: int(Path(rows[i]["file"]).stem))
+            held = where[mine, 0] == fold
+            wide = ndimage.binary_dilation(held, iterations=GAP) & ~held
+            near[np.array(mine)[wide]] = True
+        train = train[~torch.from_numpy(near)[train]]
+        net = trained(pictures[train], boxes[train], types[train], args.epochs, f"fold {fold}")
+        held = np.flatnonzero(where[:, 0] == fold)
+        torch.save(net.state_dict(), args.work / f"fold{fold}.pt")
+        np.savez(
+            args.work / f"fold{fold}.npz", rows=held, train=train.numpy(), **predicted(net, args.data, [rows[i] for i in held])
         )
-        print(log[-1], flush=True)
-
-    both = torch.cat([logits_of(net, data["val"][k]) for k in VIEWS])
-    truth = data["val"]["truth"].repeat(len(VIEWS))
-    grid = np.linspace(0.3, 5, 95)
-    losses = [torch.nn.functional.cross_entropy(both / t, truth).item() for t in grid]
-    temperature = float(grid[int(np.argmin(losses))])
-    result = {
-        "seed": SEED,
-        "epochs": args.epochs,
-        "split": {p: {c: sum(r["class"] == c for r in rows) for c in CLASSES} for p, rows in parts.items()},
-        "temperature": temperature,
-        "test": {v: scores(logits_of(net, data["test"][v]), data["test"]["truth"], temperature) for v in VIEWS},
-        "val": {v: scores(logits_of(net, data["val"][v]), data["val"]["truth"], temperature) for v in VIEWS},
-        "seconds": round(time.time() - started, 1),
-        "torch": torch.__version__,
-    }
-    net.to(memory_format=torch.contiguous_format)
-    torch.save({k: v.contiguous() for k, v in net.state_dict().items()}, BUNDLE / "models" / "model.pt")
-    (BUNDLE / "recipe" / "training_log.json").write_text(json.dumps({**result, "log": log}, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    if -1 not in args.only:
+        return
+    epochs = math.ceil(args.epochs * 0.8)
+    net = trained(pictures, boxes, types, epochs, "all")
+    weights = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    save_file(weights, BUNDLE / "models" / "model.safetensors")
+    about = {"seed": SEED, "epochs": args.epochs, "epochs_all": epochs, "folds": FOLDS, "blocks": BLOCKS, "gap": GAP,
+             "seconds": round(time.time() - started), "torch": torch.__version__}  # fmt: skip
+    (BUNDLE / "recipe" / "training_log.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":
