@@ -21,6 +21,8 @@ from knowledge.records.search import RecordSearch
 from tools.errors import NotApplicable, ToolError, TryAgain
 
 if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
     from tools.models.catalogue import Catalogue
 
 
@@ -83,13 +85,22 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Vision:
+    """A served model that takes pictures, and its name."""
+
+    model: "BaseChatModel"
+    name: str
+
+
+@dataclass(frozen=True)
 class Resources:
-    """What tools share: the models, the guideline index, the embedder."""
+    """What tools share: the models, the guideline index, the embedder, and a vision-language model where one is set up."""
 
     catalogue: "Catalogue"
     guidelines: GuidelineIndex
     embedder: MiniLM
     records: RecordSearch
+    vision: Vision | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,8 @@ class Bench:
     resources: Resources
     case: Case | None = None
     progress: Progress = field(default=lambda done, total: None)
+    cancelled: Callable[[], bool] = field(default=lambda: False)
+    """Asked while something long runs; once true, the tool stops with Cancelled."""
 
     @property
     def required_case(self) -> Case:
@@ -168,4 +181,17 @@ class CaseTool(BaseTool):
         }
 
 
-__all__ = ["Bench", "Card", "CaseTool", "Cost", "Effect", "Missing", "Needs", "NoArguments", "Reply", "Resources", "ToolError"]
+__all__ = [
+    "Bench",
+    "Card",
+    "CaseTool",
+    "Cost",
+    "Effect",
+    "Missing",
+    "Needs",
+    "NoArguments",
+    "Reply",
+    "Resources",
+    "ToolError",
+    "Vision",
+]

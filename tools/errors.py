@@ -33,3 +33,9 @@ class NeedsApproval(ToolError):
     """A person has to confirm before the tool may write."""
 
     status = "refused"
+
+
+class Cancelled(ToolError):
+    """The person or client that asked doesn't want the answer any more."""
+
+    status = "refused"

@@ -5,15 +5,18 @@ from importlib.metadata import entry_points
 
 from tools.base import Bench, CaseTool
 from tools.classify import Classify
+from tools.detect import Detect
 from tools.guidelines import ApplyGuideline, SearchGuidelines
+from tools.look import Look
 from tools.measure import Measure
+from tools.radiomics import Radiomics
 from tools.records import PatientRecord
 from tools.reports import RetrieveReports
 from tools.segment import Segment
 from tools.studies import ExplainImageMetadata, ListStudies
 
 IN_THE_BOX: list[type[CaseTool]] = [
-    ListStudies, ExplainImageMetadata, Segment, Classify, Measure, RetrieveReports, PatientRecord, SearchGuidelines,
+    ListStudies, ExplainImageMetadata, Segment, Detect, Classify, Measure, Radiomics, Look, RetrieveReports, PatientRecord, SearchGuidelines,
     ApplyGuideline,
 ]  # fmt: skip
 
@@ -29,5 +32,6 @@ def tool_types() -> dict[str, type[CaseTool]]:
 
 
 def tools_for(bench: Bench) -> list[CaseTool]:
-    """Every tool bound to the case of `bench`; without a case only those that need none."""
-    return [t.bound(bench) for t in tool_types().values() if bench.case is not None or not t.needs.case]
+    """Every tool bound to the case of `bench`; without a case only those that need none, and `look` only with a model that can see."""
+    fitting = [t for t in tool_types().values() if bench.case is not None or not t.needs.case]
+    return [t.bound(bench) for t in fitting if t is not Look or bench.resources.vision is not None]

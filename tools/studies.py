@@ -116,6 +116,7 @@ def _attributes(study: Study, series: Series) -> Fact:
     doubts = f" Geometry warning: {'; '.join(series.warnings)}." if series.warnings else ""
     statement = f"Series {series.handle} ({series.modality} {name}) has {', '.join(told)}.{doubts}"
     return Fact(kind=Kind.FINDING, title=f"Series {series.handle}", statement=statement, code=IMAGE_METADATA,
-                value={"shape": series.shape, "spacing_mm": series.spacing_mm, **series.header},
+                value={"shape": series.shape, "spacing_mm": series.spacing_mm,
+                       **{k: v for k, v in series.header.items() if not k.endswith("UID")}},
                 source=ImageRef(study_id=study.id, series_uid=series.series_uid, frame=series.shape[-1] // 2,
                                 model=HEADER_READER, model_version=VERSION))  # fmt: skip
