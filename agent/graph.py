@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -39,7 +40,7 @@ class Turn:
     scope: str
     patient_id: str | None
     model: BaseChatModel
-    make_tools: Callable[[Callable[[int, int], None]], list[CaseTool]]
+    make_tools: Callable[[Callable[[int, int], None], Callable[[], bool]], list[CaseTool]]
     memory: Memory
     emit: Emit
     steps: list[PlanStep] = field(default_factory=list)
@@ -62,7 +63,7 @@ async def plan(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
     turn = runtime.context
     if state["rounds"] >= MAX_ROUNDS:
         return {}
-    tools = turn.make_tools(lambda done, total: None)
+    tools = turn.make_tools(lambda done, total: None, lambda: False)
     reply = await turn.model.bind_tools(tools).ainvoke(state["messages"])
     calls = [{"tool": c["name"], "arguments": c["args"]} for c in getattr(reply, "tool_calls", [])]
     turn.emit("plan", {"round": state["rounds"] + 1, "calls": calls})
@@ -92,11 +93,15 @@ async def _call(call: ToolCall, turn: Turn) -> ToolMessage:
 
     turn.emit("tool.started", {"tool": name, "arguments": call["args"]})
     started, status, reply, message = time.perf_counter(), "ok", None, None
-    tool = next((t for t in turn.make_tools(progress) if t.name == name), None)
+    stop = threading.Event()
+    tool = next((t for t in turn.make_tools(progress, stop.is_set) if t.name == name), None)
     try:
         if tool is None:
             raise ToolError(f"there is no tool {name!r}", "use a tool that is offered")
         reply = await asyncio.to_thread(tool.reply, call["args"])
+    except asyncio.CancelledError:
+        stop.set()  # the thread looks at it, and ends its model's run
+        raise
     except ToolError as error:
         status, message = error.status, f"{error}. {error.hint}".strip()
         if status == "not_applicable":
@@ -144,7 +149,9 @@ async def compose(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
 
 
 def _compose_text(turn: Turn) -> str:
-    rows = [e.model_dump(include={"id", "kind", "title", "statement", "value", "unit"}) for e in turn.evidence.values()]
+    rows = [
+        e.model_dump(include={"id", "kind", "title", "statement", "value", "unit", "interval"}) for e in turn.evidence.values()
+    ]
     lacking = [m.model_dump() for m in turn.missing]
     text = prompt("compose").replace("{evidence}", as_data(rows) or "(none)")
     return text.replace("{missing}", as_data(lacking) or "(nothing)")

@@ -30,6 +30,7 @@ def problems(text: str, cited: Sequence[Evidence]) -> list[str]:
     text, source = _points(text), _points(source)
     theirs = [_scaled(float(m.group(1)), m.group(2)) for m in _NUMBER.finditer(source)]
     theirs += [_scaled(float(e.value), e.unit) for e in cited if isinstance(e.value, int | float)]
+    theirs += [_scaled(end, e.unit) for e in cited for end in e.interval or []]
     for number, spelled in _numbers(_CITED.sub(" ", text)):
         if not any(_same(number, other) for other in theirs):
             found.append(f"the number {spelled} isn't in the cited evidence")

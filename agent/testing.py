@@ -15,7 +15,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 
 class ScriptedModel(BaseChatModel):
@@ -115,8 +115,10 @@ def dicom_series(
     study_uid: str | None = None,
     name: str = "Phantom^Made",
     date: str = "20260102",
+    body_part: str = "BRAIN",
+    modality: str = "MR",
 ) -> list[bytes]:
-    """`array` [column, row, slice] as single-frame MR instances; `lps` maps indices to patient mm in LPS."""
+    """`array` [column, row, slice] as single-frame MR (or CT) instances; `lps` maps indices to patient mm in LPS."""
     study, series = study_uid or generate_uid(), generate_uid()
     columns, rows, normals = (lps[:3, i] for i in range(3))
     dx, dy, dz = (float(np.linalg.norm(v)) for v in (columns, rows, normals))
@@ -124,14 +126,16 @@ def dicom_series(
     files = []
     for k in range(array.shape[2]):
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
         meta.MediaStorageSOPInstanceUID = generate_uid()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-        made.SOPClassUID, made.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+        made.SOPClassUID, made.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
         made.StudyInstanceUID, made.SeriesInstanceUID = study, series
         made.PatientID, made.PatientName, made.StudyDate = patient_id, name, date
-        made.Modality, made.SeriesDescription, made.BodyPartExamined = "MR", description, "BRAIN"
+        made.Modality, made.SeriesDescription, made.BodyPartExamined = modality, description, body_part
+        if modality == "CT":
+            made.RescaleSlope, made.RescaleIntercept = 1, 0
         made.InstanceNumber = array.shape[2] - k  # numbered backwards: position has to decide
         made.Rows, made.Columns = array.shape[1], array.shape[0]
         made.PixelSpacing, made.SliceThickness = [dy, dx], dz

@@ -109,6 +109,8 @@ class Fact(Frozen):
     statement: str
     value: Any = None
     unit: str | None = None
+    interval: list[float] | None = None
+    """For a measurement: least and greatest value that the method's own doubt allows, in `unit`; the statement says how it was found."""
     code: Coding | None = None
     source: Source
 

@@ -346,27 +346,87 @@ def tools_show(name: str) -> None:
     typer.echo(json.dumps(tool_types()[name].described(), indent=2))
 
 
-@models.command("list")
-def models_list() -> None:
-    """Every imaging model."""
-    from tools.models.catalogue import Catalogue
+def _bundles(data: Path | None) -> Any:
+    from tools.models.catalogue import IN_THE_BOX, Catalogue
 
-    for bundle in Catalogue().bundles.values():
+    return Catalogue((IN_THE_BOX, _settings(data=data).model_folder)).bundles
+
+
+@models.command("list")
+def models_list(data: Data = None) -> None:
+    """Every imaging model, those in the box and those that were added."""
+    for bundle in _bundles(data).values():
         card = bundle.card
         typer.echo(
-            f"{bundle.name} {bundle.version}: {card.kind}, {card.task}, {card.modality} {card.body_part}\n    {card.accuracy}"
+            f"{bundle.name} {bundle.version} ({card.origin}): {card.kind}, {card.task}, {card.modality} {card.body_part}\n    {card.accuracy}"
         )
 
 
 @models.command("show")
-def models_show(name: str) -> None:
-    """One model's metadata and card."""
-    from tools.models.catalogue import Catalogue
-
-    bundles = Catalogue().bundles
+def models_show(name: str, data: Data = None) -> None:
+    """One model's metadata, card and sha256."""
+    bundles = _bundles(data)
     if name not in bundles:
         _fail(WRONG_USAGE, f"there is no model {name!r}", f"the models are {', '.join(bundles)}")
-    typer.echo(json.dumps(bundles[name].metadata, indent=2))
+    typer.echo(json.dumps({**bundles[name].metadata, "sha256": bundles[name].sha256}, indent=2))
+
+
+@models.command("add")
+def models_add(
+    source: Annotated[Path, typer.Argument(help="A MONAI bundle, an nnU-Net or TotalSegmentator results folder, a TorchScript or ONNX file.")],
+    card: Annotated[Path | None, typer.Option(help="YAML that states what the model doesn't: modality, body_part, classes …")] = None,
+    name: Annotated[str | None, typer.Option(help="Its name here; left out: the file's.")] = None,
+    modality: Annotated[str | None, typer.Option(help="DICOM modality (MR, CT, US …).")] = None,
+    body_part: Annotated[str | None, typer.Option(help="Body part (BRAIN, ABDOMEN …).")] = None,
+    classes: Annotated[str | None, typer.Option(help="Its classes in order, by commas; background first.")] = None,
+    trust_code: Annotated[bool, typer.Option("--trust-code", help="Take a bundle whose configuration runs code of its own.")] = False,
+    data: Data = None,
+) -> None:  # fmt: skip
+    """Take in a model of one's own; it is run once on made-up values before it may be used."""
+    import yaml
+    from pydantic import ValidationError
+
+    from tools.errors import ToolError
+    from tools.models.add import GivenCard, add
+
+    try:
+        stated = (yaml.safe_load(card.read_text(encoding="utf-8")) if card else None) or {}
+        options = {
+            "name": name,
+            "modality": modality,
+            "body_part": body_part,
+            "classes": classes and [c.strip() for c in classes.split(",")],
+        }
+        given = GivenCard.model_validate({**stated, **{k: v for k, v in options.items() if v}})
+    except (OSError, yaml.YAMLError, TypeError) as error:
+        _fail(WRONG_USAGE, f"the card can't be read ({type(error).__name__})", "give YAML as docs/models.md shows it")
+    except ValidationError as error:
+        _fail(WRONG_USAGE, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()), "see docs/models.md")
+    try:
+        bundle = add(source, _settings(data=data).model_folder, given, trust_code)
+    except ToolError as error:
+        _fail(REFUSED, str(error), error.hint)
+    typer.echo(f"{bundle.name} {bundle.version}: {bundle.card.kind}, {bundle.card.task}, {bundle.card.modality} {bundle.card.body_part}\n"
+               f"    sha256 {bundle.sha256}\n    {bundle.card.limits}")  # fmt: skip
+
+
+@models.command("remove")
+def models_remove(name: str, data: Data = None) -> None:
+    """Take out a model that was added."""
+    import shutil
+
+    bundle = _bundles(data).get(name)
+    if bundle is None or bundle.card.origin == "in the box":
+        _fail(WRONG_USAGE, f"there is no added model {name!r}")
+    shutil.rmtree(bundle.folder)
+
+
+@models.command("docs")
+def models_docs(out: Annotated[Path, typer.Option(help="File to write.")] = Path("docs/models.md")) -> None:
+    """Write docs/models.md from the cards of the models in the box."""
+    from tools.models.pages import page
+
+    out.write_text(page(), encoding="utf-8")
 
 
 def _ring(data: Path | None) -> Any:

@@ -19,7 +19,7 @@ def strangers() -> list[str]:
 def checks(settings: Settings) -> Iterator[tuple[str, str]]:
     """What was checked, and what is wrong with it (empty: nothing)."""
     from knowledge.guidelines.minilm import ONNX, package_dir
-    from tools.models.catalogue import Catalogue
+    from tools.models.catalogue import IN_THE_BOX, Catalogue
 
     yield "the four rooms are this checkout's", ", ".join(strangers())
     try:
@@ -28,8 +28,10 @@ def checks(settings: Settings) -> Iterator[tuple[str, str]]:
     except FileNotFoundError as error:
         yield "the MiniLM package is installed", str(error)
     yield "the MiniLM network is built", "" if ONNX.exists() else "run `make setup`"
-    for bundle in Catalogue().bundles.values():
-        weights = bundle.folder / "models" / "model.pt"
-        yield f"model {bundle.name} {bundle.version} has its weights", "" if weights.exists() else f"{weights} is missing"
+    for bundle in Catalogue((IN_THE_BOX, settings.model_folder)).bundles.values():
+        yield (
+            f"model {bundle.name} {bundle.version} has its weights",
+            "" if bundle.weights else f"{bundle.folder / 'models'} has none",
+        )
     writable = settings.data.parent if not settings.data.exists() else settings.data
     yield f"the data folder {settings.data} can be made or written", "" if writable.exists() else f"{writable} isn't there"

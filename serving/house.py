@@ -16,8 +16,8 @@ from knowledge.studies.archive import Archive
 from knowledge.studies.volume import Volume
 from serving.access.keys import KeyRing
 from serving.settings import Settings
-from tools.base import Resources
-from tools.models.catalogue import Catalogue
+from tools.base import Resources, Vision
+from tools.models.catalogue import IN_THE_BOX, Catalogue
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -97,8 +97,10 @@ def build(settings: Settings) -> House:
     data = settings.data
     archive = archive_of(settings)
     embedder = MiniLM()
-    resources = Resources(Catalogue(), GuidelineIndex(data / "chroma", embedder), embedder, RecordSearch(embedder))
-    memory = Memory(data / "conversations.db")
     model, ref = planner_of(settings, embedder)
+    vision = Vision(model, ref.model) if settings.llm_vision and ref.kind == "llm" else None
+    catalogue = Catalogue((IN_THE_BOX, settings.model_folder))
+    resources = Resources(catalogue, GuidelineIndex(data / "chroma", embedder), embedder, RecordSearch(embedder), vision)
+    memory = Memory(data / "conversations.db")
     assistant = Assistant(archive, resources, memory, model, ref, data / "checkpoints.db")
     return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, Viewer(archive))

@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     llm_model: str | None = Field(None, description="Name of the model that it serves.")
     llm_key: SecretStr | None = Field(None, description="Key for that server, where it wants one.")
     llm_timeout_s: float = Field(120, gt=0, description="Seconds to wait for one reply of the language model.")
+    llm_vision: bool = Field(False, description="The language model takes pictures: `look` may show it key slices.")
+    models: Path | None = Field(None, description="Folder of a hospital's own models; left out: models in the data folder.")
     no_auth: bool = Field(False, description="Let everyone in; only on loopback.")
     deidentify_on_import: Literal["off", "basic", "research"] = Field(
         "off", description="De-identify DICOM before anything of it is kept (PS3.15 profile); nothing else is then taken in."
@@ -36,6 +38,11 @@ class Settings(BaseSettings):
         if self.llm_url and not self.llm_model:
             raise ValueError("--llm-url needs --llm-model")
         return self
+
+    @property
+    def model_folder(self) -> Path:
+        """Where `models add` puts bundles."""
+        return self.models or self.data / "models"
 
     @classmethod
     def settings_customise_sources(

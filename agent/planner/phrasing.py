@@ -14,7 +14,7 @@ _FIRST = {"contrast": ["apply_guideline", "patient_record", "search_guidelines"]
           "summary": ["list_studies", "retrieve_reports", "patient_record"],
           "see": ["list_studies", "segment", "measure"], "size": ["measure", "segment"]}  # fmt: skip
 """Whose evidence leads the answer, by what was asked."""
-_ORDER = ["retrieve_reports", "patient_record", "list_studies", "segment", "measure", "classify", "explain_image_metadata",
+_ORDER = ["retrieve_reports", "patient_record", "list_studies", "segment", "measure", "detect", "classify", "radiomics", "look", "explain_image_metadata",
           "apply_guideline", "search_guidelines"]  # fmt: skip
 _CM = {"mm": ("cm", 0.1), "mm2": ("cm²", 0.01), "mL": ("cm³", 1.0)}
 """Shown unit and factor where centimetres are wished (1 mL is 1 cm³)."""
@@ -71,7 +71,13 @@ def _sentence(asked: Understanding, row: dict[str, Any]) -> str:
             return str(template.format(value=shown, unit=name))
         # The evidence's own sentence writes the value with its unit: only that pair is exchanged.
         spelled = {"mm2": "mm²"}.get(str(unit), unit)
-        return str(row["statement"]).replace(f"{value} {spelled}", f"{shown} {name}") if asked.unit else str(row["statement"])
+        told = str(row["statement"])
+        if not asked.unit:
+            return told
+        ends = row.get("interval") or []
+        span = f"{' to '.join(f'{e:g}' for e in ends)} {spelled}"
+        there = " to ".join(f"{_in_unit(e, unit, asked.unit)[0]} {name}" for e in ends)
+        return told.replace(f"{value:g} {spelled}", f"{shown} {name}", 1).replace(span, there)
     if asked.language == "en":
         return str(row["statement"])
     said = phrases(asked.language)

@@ -21,6 +21,9 @@ Abstention = str
 
 _TOOL_OF = {
     "size": ["segment", "measure"],
+    "count": ["detect"],
+    "texture": ["segment", "radiomics"],
+    "look": ["look"],
     "see": ["list_studies", "segment", "measure"],
     "where": ["segment"],
     "finding": ["retrieve_reports"],
@@ -103,7 +106,16 @@ def _arguments(tool: str, asked: Understanding) -> dict[str, Any]:
         return {"topics": list(asked.topics) or ["all"]}
     if tool == "apply_guideline":
         return {"guideline": asked.rules[0] if asked.rules else "gbm_mgmt_stupp", "facts": {}}
-    return study if tool in ("segment", "measure", "classify", "list_studies", "explain_image_metadata") else {}
+    target = {"target": asked.target} if asked.target else {}
+    if tool in ("segment", "measure", "radiomics"):
+        values = {"values_of": asked.values_of} if asked.values_of and tool == "measure" else {}
+        return {**study, **target, **values}
+    if tool == "look":
+        return {
+            "question": asked.english[:500],
+            **({"series": asked.handle} if asked.handle and asked.handle.startswith("S") else {}),
+        }
+    return study if tool in ("detect", "classify", "list_studies", "explain_image_metadata") else {}
 
 
 def _record(asked: Understanding) -> list[Call]:

@@ -27,7 +27,11 @@ CUES: dict[str, str] = {
                r"other patients?'?s?\b|password|api key|please follow it|mark (this|it) as (benign|malignant|normal)",
     "growth": r"\bgrown?\b|\bgrowth\b|\bprogress|\bcompar|\bsince\b|bigger than|larger than|shr[aiu]nk|pseudoprogression|"
               r"\bresponse\b|doubling time|\bprior\b",
-    "size": r"\bhow (big|large)\b|\bsizes?\b|\bvolumes?\b|\bdiameters?\b|\bdimensions?\b|\bmeasur|\bin (ml|mm|cm)\b|\blongest\b",
+    "size": r"\bmidline\b|\b(mean|average) (hu|hounsfield|adc|suv|signal|value|intensity)\b|\bhow (big|large)\b|\bsizes?\b|\bvolumes?\b|\bdiameters?\b|\bdimensions?\b|\bmeasur|\bin (ml|mm|cm)\b|\blongest\b",
+    "count": r"\bhow many (lesions?|tumou?rs?|metastas\w*|nodules?|mass(es)?)\b|\bmore than one (lesion|tumou?r|nodule|mass)|\bdetect\b|"
+             r"\b(bounding )?box(es)?\b|\beach (lesion|tumou?r|nodule)\b",
+    "texture": r"\bradiomic|\btextur|\bglcm\b|\bheterogen|\bsphericity\b|\bibsi\b|\bentropy\b",
+    "look": r"\b(have|take) a look\b|^look at\b",
     "see": r"\bwhat (do|can|does) (you|it|one|we) see\b|\byou see\b|\bdescribe\b|\bsegment(?! ?\d)|\boutline|\babnormal|"
     r"\bfindings\b|\bis there a (mass|tumou?r|lesion)\b|show .{0,12}mask",
     "where": r"\bwhere (is|does|are|exactly)\b|\bwhich side\b|\blocation\b|\blocated\b",
@@ -81,6 +85,10 @@ class Understanding:
     month: str | None = None
     handle: str | None = None
     last: bool = False
+    target: str | None = None
+    """The part or organ that is to be outlined or measured; None: what the model finds."""
+    values_of: str | None = None
+    """The series whose values are asked for (a handle, or `same`)."""
     premise: str | None = None
     organ: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -128,11 +136,13 @@ class Reader:
         rules = tuple(n for n, p in RULE_CUES.items() if re.search(p, english, re.I))
         names = list(dict.fromkeys(f for t in tools for f in t.get("facts", [])))
         site, part = _site(english, case)
+        named = extract.handle(question, _handles(case)) or _by_sequence(english, case)
         return Understanding(
             question=question, english=english, language=language, intents=intents, tools=scores, rules=rules,
             topics=_topics(english, case), subject=_subject(english), unit=extract.unit_wished(english),
             month=extract.month(english),
-            handle=extract.handle(question, _handles(case)) or _by_sequence(english, case),
+            handle=named, target=_target(english),
+            values_of=((named or "same") if _VALUES.search(english) else None),
             last=bool(re.search(r"\b(last|latest|newest|most recent)\b", english, re.I)),
             premise=site, organ=None if rules or "guideline" in intents else part, facts=extract.facts(english, names),
         )  # fmt: skip
@@ -158,6 +168,21 @@ def _leans(english: str, intents: Sequence[str]) -> bool:
     words = re.findall(r"\w+", english)
     only_unit = set(intents) <= {"size"} and extract.unit_wished(english) is not None and len(words) <= 6
     return only_unit or (not intents and len(words) <= 8 and bool(_PRONOUN.search(english)))
+
+
+TARGETS = {
+    "enhancing tumour": r"\benhanc(ing|es?|ement)\b",
+    "tumour core": r"\b(tumou?r )?core\b",
+    "liver": r"\bliver\b(?! (lesion|metast|tumou?r|nodule|mass))",
+    "spleen": r"\bspleen\b",
+    "back muscles": r"\b(back|paraspinal|autochthonous) muscles?\b",
+}  # fmt: skip
+"""Parts and organs that models in the box can tell, by how they are asked for."""
+_VALUES = re.compile(r"\b(mean|average)\b.{0,12}\b(hu|hounsfield|adc|suv|signal|values?|intensity)\b", re.I)
+
+
+def _target(english: str) -> str | None:
+    return next((name for name, pattern in TARGETS.items() if re.search(pattern, english, re.I)), None)
 
 
 def _handles(case: dict[str, Any] | None) -> list[str]:

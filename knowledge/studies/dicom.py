@@ -56,7 +56,7 @@ TECHNICAL = [
     "Columns", "NumberOfFrames", "ImageOrientationPatient", "PatientPosition", "GantryDetectorTilt", "RescaleSlope",
     "RescaleIntercept", "RescaleType", "WindowCenter", "WindowWidth", "VOILUTFunction", "PhotometricInterpretation", "BitsStored",
     "ImageType", "LossyImageCompression", "Laterality", "ViewPosition", "Units", "EstimatedRadiographicMagnificationFactor",
-    "AcquisitionContrast", "CardiacCyclePosition", "BurnedInAnnotation", "PatientIdentityRemoved",
+    "AcquisitionContrast", "CardiacCyclePosition", "BurnedInAnnotation", "PatientIdentityRemoved", "FrameOfReferenceUID",
 ]  # fmt: skip
 
 

@@ -8,8 +8,21 @@ from PIL import Image
 from knowledge.errors import NotFound
 from knowledge.studies.volume import Volume
 
-OVERLAY = np.array([255, 176, 32], np.float32)
-"""Amber, as the page's tokens have it."""
+OVERLAYS = np.array(
+    [
+        [255, 176, 32],
+        [86, 180, 233],
+        [0, 158, 115],
+        [240, 228, 66],
+        [204, 121, 167],
+        [213, 94, 0],
+        [0, 114, 178],
+        [200, 200, 200],
+    ],
+    np.float32,
+)
+"""Colours of labels 1, 2, 3 …, in turn: amber, as the page's tokens have it, then colours that colour-blind readers tell apart
+(M. Okabe and K. Ito, Color Universal Design, 2008)."""
 FILL, EDGE = 0.28, 0.95
 
 
@@ -33,7 +46,7 @@ def windowed(values: np.ndarray, centre: float, width: float, function: str = "L
 
 
 def png(shown: Volume, frame: int, window: tuple[float, float] | None = None, mask: Volume | None = None) -> bytes:
-    """Frame `frame` of a display stack as PNG, pixels as square as they are in the source; the mask's edge drawn over it.
+    """Frame `frame` of a display stack as PNG, pixels as square as they are in the source; each label's edge drawn over it in its own colour.
 
     Raises NotFound for a frame that isn't there.
     """
@@ -48,12 +61,17 @@ def png(shown: Volume, frame: int, window: tuple[float, float] | None = None, ma
     if mask is None:
         picture = Image.fromarray(base.astype(np.uint8), "L" if base.ndim == 2 else "RGB")
     else:
-        inside = mask.array[:, :, frame].T > 0
+        labels = mask.array[:, :, frame].T.astype(int)
+        inside, middle = labels > 0, labels[1:-1, 1:-1]
         core = inside.copy()
-        core[1:-1, 1:-1] = inside[1:-1, 1:-1] & inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+        core[1:-1, 1:-1] = inside[1:-1, 1:-1]
+        for side in (labels[:-2, 1:-1], labels[2:, 1:-1], labels[1:-1, :-2], labels[1:-1, 2:]):
+            core[1:-1, 1:-1] &= side == middle
         weight = np.where(inside & ~core, EDGE, np.where(inside, FILL, 0))[..., None]
         colour = base[..., None] if base.ndim == 2 else base
-        picture = Image.fromarray((colour * (1 - weight) + OVERLAY * weight).astype(np.uint8), "RGB")
+        picture = Image.fromarray(
+            (colour * (1 - weight) + OVERLAYS[(labels - 1) % len(OVERLAYS)] * weight).astype(np.uint8), "RGB"
+        )
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -31,7 +31,7 @@ from knowledge.studies.unpack import Incoming, from_stream, opened_again
 from serving.api.deps import Caller, HouseDep
 from serving.errors import Problem
 from serving.house import House
-from tools.models.outline import mask_files
+from tools.models.masks import mask_files
 
 router = APIRouter(tags=["studies"])
 MAX_FILES = 100_000

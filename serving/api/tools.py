@@ -1,10 +1,13 @@
 """Tools and guidelines: what there is, and running one."""
 
+import asyncio
+import threading
 import time
 import uuid
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from knowledge.case import Case, open_case
@@ -56,13 +59,22 @@ def _type(name: str) -> type[CaseTool]:
 
 
 @router.post("/v1/tools/{name}", operation_id="run_tool", summary="Run one tool on a case")
-def run_tool(house: HouseDep, who: Caller, name: str, request: RunRequest) -> Ran:
-    """`status` as in a plan; arguments that don't fit are a 422."""
+async def run_tool(house: HouseDep, who: Caller, name: str, request: RunRequest, http: Request) -> Ran:
+    """`status` as in a plan; arguments that don't fit are a 422. A client that goes away stops the model that runs for it."""
+    stop = threading.Event()
+    running = asyncio.ensure_future(run_in_threadpool(_run, house, name, request, stop))
+    while not (await asyncio.wait([running], timeout=0.2))[0]:
+        if await http.is_disconnected():
+            stop.set()
+    return await running
+
+
+def _run(house: HouseDep, name: str, request: RunRequest, stop: threading.Event) -> Ran:
     chosen = _type(name)
     case: Case | None = None
     if request.study_ids or request.patient_id:
         case = open_case(house.archive, request.patient_id, request.study_ids)
-    tool = chosen.bound(Bench(house.resources, case))
+    tool = chosen.bound(Bench(house.resources, case, cancelled=stop.is_set))
     started = time.perf_counter()
     try:
         reply = tool.reply(request.arguments)
