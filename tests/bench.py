@@ -16,37 +16,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
-_SEGMENT = """
-import sys, time
-import numpy as np, torch
-from monai.data import MetaTensor
-from knowledge import sample
-from knowledge.studies import nifti
-from tools.models.catalogue import Catalogue
-torch.set_num_threads(2)
-volumes = [nifti.volume_of((sample.FOLDER / f"{n}.nii.gz").read_bytes()) for n in ("flair", "t1", "t1c", "t2")]
-flair = volumes[0]
-bundle = Catalogue().bundles["brain_mri_whole_tumour"]
-image = MetaTensor(torch.from_numpy(flair.array)[None], affine=torch.from_numpy(flair.affine))
-network = bundle.network
-post = bundle._config.get_parsed_content("postprocessing_array")
-def plain():
-    with torch.inference_mode():
-        return post(network(torch.as_tensor(image)[None].float())[0])
-def ours():
-    return bundle.segment(image)
-work = ours if sys.argv[1] == "ours" else plain
-def memory(field):
-    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(field))) / 1024
-work()
-before = memory("VmRSS:")
-open("/proc/self/clear_refs", "w").write("5")  # forget the peak of loading: the work's own peak is wanted
-seconds = []
-for _ in range(5):
-    start = time.perf_counter(); work(); seconds.append(time.perf_counter() - start)
-print(sorted(seconds)[2], memory("VmHWM:"), memory("VmHWM:") - before)
-"""
-
 
 def timed(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
@@ -156,13 +125,6 @@ async def talks(data: Path) -> dict[str, float]:
     }
 
 
-def segmentation(kind: str) -> tuple[float, float, float]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, "-c", _SEGMENT, kind], cwd=ROOT, check=True, capture_output=True, text=True, env=env)
-    seconds, peak, added = done.stdout.split()[-3:]
-    return float(seconds), float(peak), float(added)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
@@ -174,20 +136,9 @@ def main() -> None:
         figures["ready_s"] = statistics.median(ready(data, 8462 + n) for n in range(3))
         figures |= asyncio.run(talks(data))
         figures |= streamed(data, 8470)
-    ours, peak, added = segmentation("ours")
-    plain, plain_peak, plain_added = segmentation("plain")
-    figures |= {
-        "segment_240x240x155_s": ours,
-        "segment_plain_eager_fp32_s": plain,
-        "segment_ratio_to_plain": ours / plain,
-        "segment_peak_mb": peak,
-        "segment_added_mb": added,
-        "segment_plain_peak_mb": plain_peak,
-        "segment_plain_added_mb": plain_added,
-    }
-    from tests import bench_intake
+    from tests import bench_intake, bench_models
 
-    figures |= bench_intake.figures()
+    figures |= bench_models.figures() | bench_intake.figures()
     figures = {k: round(v, 4) for k, v in figures.items()}
     args.out.write_text(json.dumps({"cpus": os.cpu_count(), "figures": figures}, indent=1) + "\n")
     for name, value in figures.items():

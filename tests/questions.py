@@ -37,8 +37,8 @@ def sees(answer: Answer) -> None:
 
 
 def sizes(answer: Answer) -> None:
-    # The reference (consensus of five algorithms) has 24.2 mL; the model's Dice against it is 0.86.
-    assert 18 < number(answer, "Volume") < 27
+    # The reference (consensus of five algorithms) has 24.2 mL; the model's Dice against it is 0.83.
+    assert 20 < number(answer, "Volume") < 29
     long_mm, short_mm = number(answer, "Longest axial diameter"), number(answer, "Perpendicular diameter")
     assert 38 < long_mm < 48 and 20 < short_mm < long_mm
     for value, unit in ((number(answer, "Volume"), "mL"), (long_mm, "mm"), (short_mm, "mm")):

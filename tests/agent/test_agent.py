@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 from contextlib import aclosing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from agent.assistant import Assistant
 from agent.errors import Busy, QuestionRefused, Unknown
 from agent.guard import as_data, reads_like_an_order
 from agent.memory import Memory
+from agent.planner.builtin import NAME, BuiltinPlanner
 from agent.planner.remote import remote_planner
 from agent.testing import ScriptedModel, scripted_server, tool_call
 from knowledge import sample
@@ -25,6 +27,7 @@ from knowledge.studies.unpack import Incoming
 from tests.conftest import shared
 from tests.questions import QUESTIONS, Asked, judge
 from tools.base import Bench, Resources
+from tools.models import worker
 from tools.registry import tool_types
 
 
@@ -68,6 +71,30 @@ async def test_an_answer_can_be_stopped_and_the_next_one_works(assistant: Assist
     with pytest.raises(Busy, match="stopped"):
         await task
     assert (await assistant.ask(conversation.id, "Is her kidney function good enough for gadolinium?")).statements
+
+
+async def test_a_stopped_answer_ends_the_run_of_its_model(resources: Resources, tmp_path: Path) -> None:
+    """Stopped while windows are being computed: the model's process goes, nothing is kept, and the next question has a new one."""
+    archive = Archive(tmp_path / "archive")
+    sample.load(archive)
+    planner, ref = BuiltinPlanner.of(resources.embedder), PlannerRef(kind="builtin", model=NAME)
+    async with Assistant(archive, resources, Memory(tmp_path / "m.db"), planner, ref, tmp_path / "c.db") as assistant:
+        before = await asyncio.to_thread(process)
+        conversation = assistant.open(patient_id=sample.PATIENT_ID)
+        async with aclosing(assistant.stream(conversation.id, "How big is the tumour?")) as events:
+            async for event in events:
+                if event.name == "tool.progress":
+                    assert event.data["done"] <= event.data["total"]
+                    break
+        after = await asyncio.to_thread(process)
+        assert after != before, "the process that ran the model was ended"
+        assert not list((tmp_path / "archive").rglob("brain_mri_glioma*.nii.gz"))
+        assert (await assistant.ask(conversation.id, "How big is the tumour?")).statements
+
+
+def process() -> int:
+    """The process in which models run."""
+    return int(worker.run(os.getpid, progress=lambda done, total: None, cancelled=lambda: False))
 
 
 @pytest.mark.parametrize("text", ["", "   ", "x" * 20_000])
@@ -185,7 +212,9 @@ async def test_a_language_model_plans_and_its_false_number_is_taken_out(
     assert answer.left_out[0].text == false[0] and "55" in answer.left_out[0].reason
     assert answer.provenance.planner.kind == "llm"
     schema = script.bound[2]["response_format"]["json_schema"]["schema"]
-    assert schema["properties"]["statements"]["items"]["properties"]["evidence"]["items"]["enum"] == ["E1", "E2", "E3", "E4"]
+    assert schema["properties"]["statements"]["items"]["properties"]["evidence"]["items"]["enum"] == [
+        f"E{n}" for n in range(1, 8)
+    ]
     assert "not carried" in str(script.seen[3][-1].content)
 
 

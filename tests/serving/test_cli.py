@@ -87,7 +87,7 @@ def test_a_language_model_that_is_down_is_exit_4(data_with_sample: Path) -> None
 
 def test_lists_and_doctor(tmp_path: Path) -> None:
     assert "segment" in run("tools", "list").stdout
-    assert "brain_mri_whole_tumour" in run("models", "list").stdout
+    assert "brain_mri_glioma" in run("models", "list").stdout
     assert "EANO" in run("guidelines", "list").stdout
     assert "/v1/studies" in run("openapi").stdout
     assert run("doctor", "--data", str(tmp_path)).returncode == 0

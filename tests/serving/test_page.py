@@ -21,6 +21,11 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
+COLOURED = """() => { const c = document.getElementById('canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+    let n = 0; for (let i = 0; i < d.length; i += 4) if (Math.max(d[i], d[i + 1], d[i + 2]) - Math.min(d[i], d[i + 1], d[i + 2]) > 90) n++; return n; }"""
+"""Pixels of the canvas that aren't grey."""
+
+
 @pytest.fixture
 def link(data_with_sample: Path) -> Iterator[str]:
     with socket.socket() as probe:
@@ -57,16 +62,29 @@ async def test_the_page_answers_and_opens_its_evidence(link: str, tmp_path: Path
         await expect(page.locator("#case-note")).to_contain_text("made up")
         await page.fill("#question", "How big is the tumour, in mL and mm?")
         await page.keyboard.press("Enter")
-        volume = page.locator(".chip", has_text="mL")
+        volume = page.locator(".chip", has_text="27.9 mL").first
         await expect(volume).to_be_visible(timeout=60_000)
         await volume.click()
         await expect(page.locator("#drawer h3")).to_contain_text("Volume")
-        await expect(page.locator("#where")).to_have_text("109 / 155")
+        await expect(page.locator("#where")).to_have_text("111 / 155")
         amber = await page.evaluate(
             """() => { const c = document.getElementById('canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
             let n = 0; for (let i = 0; i < d.length; i += 4) if (d[i] > 220 && d[i + 1] > 120 && d[i + 1] < 215 && d[i + 2] < 110) n++; return n; }"""
         )
         assert amber > 200, "the outline is drawn over the slice"
+        for question, words, title in (("What tumour type is most likely?", "glioma is most likely", "Tumour type"),
+                                       ("How many lesions are there?", "Lesion 1 on study", "Lesion 1"),
+                                       ("What is the texture of the lesion?", "ngtdm features", "Radiomics")):  # fmt: skip
+            await page.fill("#question", question)
+            await page.keyboard.press("Enter")
+            await expect(page.get_by_text(words).last).to_be_visible(timeout=60_000)
+            found = page.locator(".chip").last
+            await expect(found).to_be_visible()
+            await found.click()
+            await expect(page.locator("#drawer h3")).to_contain_text(title)
+            await expect(page.locator("#where")).to_contain_text("/ 155")
+            assert await page.evaluate(COLOURED) > 100, f"the evidence of {question!r} is drawn over its slice"
+            await page.screenshot(path=tmp_path / f"{title.split()[0].lower()}.png")
         await page.fill("#question", "What did the last report say about the left ventricle?")
         await page.keyboard.press("Enter")
         quote = page.locator(".chip", has_text="report").last

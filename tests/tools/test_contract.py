@@ -1,4 +1,4 @@
-"""Every tool keeps the contract; the nine of the box do their work on the sample case."""
+"""Every tool keeps the contract; those of the box do their work on the sample case."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 import torch
 from langchain_core.messages import ToolMessage
 from monai.bundle import ConfigParser
+from safetensors.torch import load_file
 
 from agent.testing import dicom_series
 from knowledge.case import Case, open_case
@@ -19,19 +20,20 @@ from knowledge.studies.unpack import Incoming
 from tests.conftest import shared
 from tools.base import Bench, Reply, Resources
 from tools.errors import NotApplicable, TryAgain
+from tools.models.bundle import Bundle
 from tools.models.catalogue import IN_THE_BOX
-from tools.models.outline import outline
+from tools.models.masks import segmentation
 from tools.registry import tool_types, tools_for
 
 CALLS = {
-    "list_studies": {}, "explain_image_metadata": {}, "segment": {}, "classify": {}, "measure": {},
+    "list_studies": {}, "explain_image_metadata": {}, "segment": {}, "detect": {}, "classify": {}, "measure": {}, "radiomics": {"classes": ["shape"]},
     "retrieve_reports": {"query": "left ventricle"}, "patient_record": {"topics": ["creatinine"]},
     "search_guidelines": {"query": "glioblastoma"}, "apply_guideline": {"guideline": "gbm_mgmt_stupp"},
 }  # fmt: skip
 
 
-def test_the_box_has_its_nine_tools() -> None:
-    assert set(CALLS) <= set(tool_types())
+def test_the_box_has_its_tools() -> None:
+    assert {*CALLS, "look"} == set(tool_types())
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -61,7 +63,7 @@ def test_a_tool_reaches_nothing_outside_its_case(bench: Bench) -> None:
 
 
 def test_the_mask_is_on_its_series_grid_and_close_to_the_reference(bench: Bench) -> None:
-    done = outline(bench)
+    done = segmentation(bench)
     assert done.mask.same_grid(done.volume)
     reference = nib.load(Path(__file__).parents[1] / "data" / "sample_consensus.nii.gz")
     truth, mine = np.asarray(reference.dataobj) > 0, done.mask.array > 0
@@ -69,35 +71,39 @@ def test_the_mask_is_on_its_series_grid_and_close_to_the_reference(bench: Bench)
 
 
 def test_the_mask_is_cached_by_series_model_and_version(bench: Bench) -> None:
-    first, second = outline(bench), outline(bench)
+    first, second = segmentation(bench), segmentation(bench)
     assert second.cached
     assert f"{first.bundle.name}-{first.bundle.version}" in first.url
     np.testing.assert_array_equal(first.mask.array, second.mask.array)
 
 
-def test_segmentation_in_another_orientation_is_the_same(bench: Bench) -> None:
+def flair_alone(bundle: Bundle, array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """What the glioma bundle outlines on a FLAIR volume without the other sequences."""
     from monai.data import MetaTensor
 
-    done = outline(bench)
+    data = np.zeros((4, *array.shape), np.float32)
+    data[0] = array
+    return bundle.segment(MetaTensor(torch.from_numpy(data), affine=torch.from_numpy(affine))) > 0
+
+
+def test_segmentation_in_another_orientation_is_the_same(bench: Bench) -> None:
+    done = segmentation(bench)
     image = nib.Nifti1Image(done.volume.array, done.volume.affine)
     turned = image.as_reoriented(
         nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("RAS"))
     )
-    data = torch.from_numpy(np.ascontiguousarray(turned.get_fdata(dtype=np.float32)))[None]
-    mask = done.bundle.segment(MetaTensor(data, affine=torch.from_numpy(turned.affine)))
-    assert abs(int(mask.sum()) - int(done.mask.array.sum())) <= 0.001 * int(done.mask.array.sum())
+    plain = flair_alone(done.bundle, done.volume.array, done.volume.affine)
+    mask = flair_alone(done.bundle, turned.get_fdata(dtype=np.float32), turned.affine)
+    assert abs(int(mask.sum()) - int(plain.sum())) <= 0.002 * int(plain.sum())
 
 
 def test_held_out_patients_reach_what_the_card_says(resources: Resources) -> None:
-    from monai.data import MetaTensor
-
-    bundle = resources.catalogue.bundles["brain_mri_whole_tumour"]
+    bundle = resources.catalogue.bundles["brain_mri_glioma"]
     folder = shared("data", "mri3d_glioma_brats_NC", "brats_2013_pat0004_1")
     flair = nib.load(folder / "Flair_subtrMeanDivStd.nii.gz")
     brain = np.asarray(nib.load(folder / "brainmask.nii.gz").dataobj) > 0
     truth = np.asarray(nib.load(folder / "OTMultiClass.nii.gz").dataobj) > 0
-    image = torch.from_numpy(np.where(brain, flair.get_fdata(dtype=np.float32), 0))[None]
-    mine = bundle.segment(MetaTensor(image, affine=torch.from_numpy(flair.affine)))[0].numpy() > 0
+    mine = flair_alone(bundle, np.where(brain, flair.get_fdata(dtype=np.float32) + 20, 0), flair.affine)
     assert 2 * (truth & mine).sum() / (truth.sum() + mine.sum()) > 0.9
 
 
@@ -107,12 +113,16 @@ def test_a_bundle_is_whole(folder: str) -> None:
     metadata = json.loads((root / "configs" / "metadata.json").read_text())
     for field in ("version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "network_data_format"):
         assert metadata[field]
-    weights = root / "models" / "model.pt"
+    weights = root / "models" / "model.safetensors"
     assert weights.stat().st_size < 20 * 2**20
     parser = ConfigParser()
     parser.read_config(root / "configs" / "inference.json")
     network = parser.get_parsed_content("network_def")
-    network.load_state_dict(torch.load(weights, weights_only=True))
+    network.load_state_dict(load_file(weights))
+    card = Bundle(root).card
+    for told in (card.intended_use, card.accuracy, card.limits, card.training_data, card.licence):
+        assert len(told) > 20, told
+    assert card.compared and card.seconds and card.rates
     log = json.loads((root / "recipe" / "training_log.json").read_text())
     assert log and list((root / "recipe").glob("*.py"))
     assert "NC" not in metadata["consilium"]["training_data"]
@@ -126,11 +136,20 @@ def test_classes_sum_to_one_and_name_their_model(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("picture", ["us2d_breast_busi/malignant/malignant (1).png", "us2d_breast_busi/benign/benign (1).png"])
-def test_a_foreign_picture_is_refused(resources: Resources, archive: Archive, picture: str) -> None:
+def test_a_nameless_picture_goes_to_the_model_that_it_looks_like(resources: Resources, archive: Archive, picture: str) -> None:
     archive.add([Incoming("p.png", shared("data", *picture.split("/")).read_bytes())])
     bench = Bench(resources, open_case(archive, patient_id=archive.patient_ids()[0]))
-    with pytest.raises(NotApplicable, match="doesn't look like"):
-        tool_types()["classify"].bound(bench).reply({})
+    reply = tool_types()["classify"].bound(bench).reply({})
+    assert reply.facts[0].source.model == "breast_us_lesion_type"
+    assert any("whether the picture is US of the breast" in m.what for m in reply.missing), "what was assumed is said"
+
+
+def test_a_breast_picture_that_is_called_a_brain_is_refused(resources: Resources, archive: Archive) -> None:
+    data = shared("data", "us2d_breast_busi", "malignant", "malignant (1).png").read_bytes()
+    archive.add([Incoming("p.png", data)], Hints(patient_id="P", modality="MR", body_part="BRAIN"))
+    for name in ("classify", "detect"):
+        with pytest.raises(NotApplicable, match="doesn't look like"):
+            tool_types()[name].bound(Bench(resources, open_case(archive, "P"))).reply({})
 
 
 def test_a_slice_of_its_own_kind_is_classified(resources: Resources, archive: Archive) -> None:
@@ -158,14 +177,16 @@ def test_a_head_with_its_skull_is_refused(resources: Resources, archive: Archive
         tool_types()["segment"].bound(bench).reply({})
 
 
-def test_a_chest_is_not_for_the_brain_models(resources: Resources, archive: Archive) -> None:
+def test_a_body_is_not_for_the_brain_models(resources: Resources, archive: Archive) -> None:
     files = shared("data", "ct_mr_body_totalseg")
     archive.add([Incoming(p.name, p.read_bytes()) for p in sorted(files.rglob("*.dcm"))])
     (owner,) = archive.patient_ids()
     bench = Bench(resources, open_case(archive, patient_id=owner))
-    for name in ("segment", "measure", "classify"):
+    for name in ("classify", "detect"):
         with pytest.raises(NotApplicable):
             tool_types()[name].bound(bench).reply({})
+    for fact in tool_types()["segment"].bound(bench).reply({}).facts:
+        assert fact.source.model == "body_ct_organs"
 
 
 def test_a_measurement_without_a_unit_can_not_be_built(case: Case) -> None:
@@ -188,7 +209,7 @@ def test_the_same_patient_as_dicom_has_the_same_millimetres(
     bench: Bench, resources: Resources, archive: Archive, case: Case
 ) -> None:
     """The sample's series written as DICOM: same outline, sizes, side and class; evidence names the instance of its frame."""
-    for name in ("FLAIR", "T1c"):
+    for name in ("FLAIR", "T1", "T1c", "T2"):
         (series,) = [q for q in case.studies[0].series if q.sequence == name]
         volume = case.volume(series).oriented("LPS")
         lps = np.diag([-1.0, -1, 1, 1]) @ volume.affine
@@ -199,7 +220,7 @@ def test_the_same_patient_as_dicom_has_the_same_millimetres(
     values = []
     for place in (bench, other):
         measured = tool_types()["measure"].bound(place).reply({}).facts
-        (found,) = tool_types()["segment"].bound(place).reply({}).facts
+        found = tool_types()["segment"].bound(place).reply({}).facts[0]
         (kind,) = tool_types()["classify"].bound(place).reply({}).facts
         values.append(([(f.title, f.value) for f in measured], found.value["side"], kind.value, found.source.frame))
         uid = measured[1].source.sop_instance_uids
@@ -210,24 +231,21 @@ def test_the_same_patient_as_dicom_has_the_same_millimetres(
 
 
 def test_a_few_voxels_and_the_scale_of_grey_values_decide_nothing(bench: Bench) -> None:
-    from monai.data import MetaTensor
-
-    done = outline(bench)
+    done = segmentation(bench)
 
     def volume(array: np.ndarray) -> float:
-        image = MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(done.volume.affine))
-        return float(done.bundle.segment(image).sum())
+        return float(flair_alone(done.bundle, array, done.volume.affine).sum())
 
     plain = done.volume.array
     assert volume(plain.clip(0)) == pytest.approx(volume(plain), rel=0.02)  # 1,561 negative voxels of 1.2 million
-    assert volume(plain * 3.3) == pytest.approx(volume(plain), rel=0.001)
+    assert volume(plain * 3.3) == pytest.approx(volume(plain), rel=0.002)
 
 
 def test_a_series_read_in_another_plane_opens_at_a_slice_that_shows_the_finding(
     bench: Bench, resources: Resources, archive: Archive, case: Case
 ) -> None:
     """The sample written as sagittal DICOM: the same sizes, and each evidence names the acquired slice (and instance) that shows it."""
-    for name in ("FLAIR", "T1c"):
+    for name in ("FLAIR", "T1", "T1c", "T2"):
         (series,) = [q for q in case.studies[0].series if q.sequence == name]
         volume = case.volume(series).oriented("PIL")  # columns to posterior, rows to inferior, slices to the left
         label = "T1 post contrast" if name == "T1c" else name
@@ -237,7 +255,7 @@ def test_a_series_read_in_another_plane_opens_at_a_slice_that_shows_the_finding(
     other = Bench(resources, open_case(archive, patient_id="SAG"))
     one, two = ([(f.title, f.value) for f in tool_types()["measure"].bound(b).reply({}).facts] for b in (bench, other))
     assert one == two
-    done = outline(other)
+    done = segmentation(other)
     stack = done.volume.display()
     mask = done.mask.aligned_with(stack)
     assert mask.same_grid(stack) and stack.array.shape == (240, 155, 240)
