@@ -115,7 +115,9 @@ def foreign(data: Path) -> dict[str, list[np.ndarray]]:
             pictures += [seen[:, :, f].T.copy() for f in frames[:: max(1, len(frames) // 12)]]
         found[kind] = pictures
     patient = data / "mri3d_glioma_tcga_4ch" / "TCGA-DU-7294"
-    t1c, tumour = (nib.load(patient / f"TCGA-DU-7294_{n}.nii.gz").get_fdata(dtype=np.float32) for n in ("t1c_bet", "consensus_simple"))
+    t1c, tumour = (
+        nib.load(patient / f"TCGA-DU-7294_{n}.nii.gz").get_fdata(dtype=np.float32) for n in ("t1c_bet", "consensus_simple")
+    )
     areas = (tumour > 0).sum((0, 1))
     found["brain T1c slices, skull-stripped (TCGA)"] = [
         t1c[:, :, f].T.copy() for f in np.flatnonzero(areas >= 0.5 * areas.max())[::2]
