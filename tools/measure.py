@@ -173,7 +173,7 @@ def _sizes(done: Segmentation, region: Region, lesion: int | None, main: _Sizes,
     ) -> Fact:
         doubt = _interval(value, others, least)
         shown = {"mm2": "mm²"}.get(unit, unit)
-        words = f"{text.format(subject=subject, value=f'{value:g} {shown}')} {where}; {doubt[0]:g} to {doubt[1]:g} {shown} {HOW}."
+        words = f"{text.format(subject=subject, value=f'{value:g} {shown}')} {where}; {doubt[0]:g} to {doubt[1]:g} {shown} {HOW if others else AT_THE_EDGE}."
         return Fact(kind=Kind.MEASUREMENT, title=title + suffix, statement=words, value=value, unit=unit, interval=doubt, code=code,
                     source=ImageRef(**source))  # fmt: skip
 
@@ -195,6 +195,8 @@ def _sizes(done: Segmentation, region: Region, lesion: int | None, main: _Sizes,
 
 HOW = "by where the line is drawn"
 """How an interval was found: inner and outer outline, and at least the width of a voxel."""
+AT_THE_EDGE = "by half a voxel at the edge, all that is known of the doubt"
+"""How it was found where the model gives one outline alone."""
 
 
 def _interval(value: float, others: list[float], least: float) -> list[float]:

@@ -223,10 +223,14 @@ def _subject(english: str) -> str:
     return text.strip(" ?.!,") or english
 
 
+UNTOLD = ("", "PARTIALBODY", "WHOLEBODY")
+"""Body parts (DICOM 0018,0015) of a study that don't say which part it shows."""
+
+
 def _site(english: str, case: dict[str, Any] | None) -> tuple[str | None, str | None]:
     """A site or disease that the question takes for granted, if neither the case's images nor its records have it."""
-    if case is None:
-        return None, None
+    if case is None or any((s.get("body_part") or "").upper() in UNTOLD for s in case.get("studies", [])):
+        return None, None  # images that don't say what they show may show it: the tools look, and refuse what isn't theirs
     parts = " ".join(s.get("body_part") or "" for s in case.get("studies", [])).upper()
     texts = " ".join([*case.get("records", []), *(r["title"] for r in case.get("reports", []))]).lower()
     for match in _SITE.finditer(english):

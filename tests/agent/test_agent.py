@@ -73,6 +73,18 @@ async def test_an_answer_can_be_stopped_and_the_next_one_works(assistant: Assist
     assert (await assistant.ask(conversation.id, "Is her kidney function good enough for gadolinium?")).statements
 
 
+async def test_a_picture_that_does_not_say_what_it_shows_is_looked_at(resources: Resources, tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "archive")
+    data = shared("data", "us2d_breast_busi", "malignant", "malignant (1).png").read_bytes()
+    archive.add([Incoming("p.png", data)], Hints(patient_id="P"))
+    planner, ref = BuiltinPlanner.of(resources.embedder), PlannerRef(kind="builtin", model=NAME)
+    async with Assistant(archive, resources, Memory(tmp_path / "m.db"), planner, ref, tmp_path / "c.db") as assistant:
+        conversation = assistant.open(patient_id="P")
+        answer = await assistant.ask(conversation.id, "Is this breast lesion benign or malignant?")
+        assert [s.tool for s in answer.plan] == ["classify"] and answer.statements
+        assert any("whether the picture is US of the breast" in m.what for m in answer.missing)
+
+
 async def test_a_stopped_answer_ends_the_run_of_its_model(resources: Resources, tmp_path: Path) -> None:
     """Stopped while windows are being computed: the model's process goes, nothing is kept, and the next question has a new one."""
     archive = Archive(tmp_path / "archive")

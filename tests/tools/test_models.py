@@ -14,6 +14,7 @@ from langchain_core.language_models.fake_chat_models import FakeMessagesListChat
 from langchain_core.messages import AIMessage
 from monai.data import MetaTensor
 from PIL import Image
+from scipy import ndimage
 
 from agent.testing import dicom_series
 from knowledge import sample
@@ -368,6 +369,10 @@ def test_organs_are_outlined_on_a_ct(archive: Archive, resources: Resources) -> 
     liver = next(f for f in run("measure", bench, target="liver", values_of="same").facts if f.title == "Volume (liver)")
     voxel = abs(np.linalg.det(nib.load(shared("data", "ct_mr_body_totalseg", "example_ct_sm.nii.gz")).affine[:3, :3])) / 1000
     assert liver.value == pytest.approx(truth.sum() * voxel, rel=0.15)
+    done = segmentation(bench)
+    assert all(ndimage.label(done.part(done.region(n)).array, np.ones((3, 3, 3)))[1] <= 2 for n in ("liver", "spleen")), (
+        "one part each"
+    )  # type: ignore[union-attr]
     with pytest.raises(NotApplicable, match="no model for a segmentation of pancreas"):
         run("segment", bench, target="pancreas")
 

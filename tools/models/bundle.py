@@ -162,8 +162,9 @@ class Bundle:
 
         with torch.inference_mode():
             if "postprocessing_array" in self.config:
-                self.config["threshold"] = threshold
-                self.config.parse(True)
+                if "threshold" in self.config:
+                    self.config["threshold"] = threshold
+                    self.config.parse(True)
                 done = self.config.get_parsed_content("postprocessing_array")(scores)
             elif "postprocessing" in self.config:
                 wanted = self.config.get_parsed_content("postprocessing").transforms

@@ -69,7 +69,7 @@ def segment(folder: str, files: Sequence[str | None], affine: np.ndarray, mirror
         back = brought_back(labels.numpy(), grid, affine, there.shape)
         np.save(path, back if brain is None else back * brain)
         made[name] = path
-        if "postprocessing_array" not in bundle.config:
+        if "threshold" not in bundle.config:
             break  # a network of classes that exclude each other has one outline
     return Segmented(made, novelty, _peak(), certainty)
 
