@@ -3,7 +3,8 @@
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,13 +122,25 @@ class Bundle:
 
         `mirror` averages with the run on the image mirrored along its first axis.
         """
+        return self.scores_of(*self.ready(image), step, mirror)
+
+    def ready(self, image: "MetaTensor") -> "tuple[MetaTensor, MetaTensor]":
+        """A volume [C, X, Y, Z] after the bundle's preprocessing, and what its network is shown of it."""
+        import torch
+
+        with self._lock, torch.inference_mode():
+            prepared = self.preprocess(image)
+            return prepared, self._network_input(prepared)
+
+    def scores_of(
+        self, prepared: "MetaTensor", given: "MetaTensor", step: Step | None = None, mirror: bool = False
+    ) -> "MetaTensor":
+        """`scores` of a volume that is `ready`."""
         import torch
         from monai.data import MetaTensor
 
         with self._lock, torch.inference_mode():
-            prepared = self.preprocess(image)
             inferer = self.config.get_parsed_content("inferer")
-            given = self._network_input(prepared)
             plain = given.as_tensor()[None].float()
             runs = [plain, torch.flip(plain, [2])] if mirror else [plain]
             counted = _Counted(self._asked, _windows(inferer, plain) * len(runs), step)
@@ -217,16 +230,21 @@ class Bundle:
         """The network's output for `images`, and mean and deviation over positions of each named stage's maps [N, 2 x channels]."""
         import torch
 
-        found: dict[str, np.ndarray] = {}
-        with self._lock, torch.inference_mode():
-            handles = [self.network.get_submodule(s).register_forward_hook(_keep(found, s)) for s in stages]
-            try:
-                batch = torch.stack([torch.as_tensor(self.preprocess(i)) for i in images])
-                output: torch.Tensor = self.config.get_parsed_content("inferer")(batch, self.network)
-            finally:
-                for handle in handles:
-                    handle.remove()
+        with self._lock, torch.inference_mode(), self._watched(stages) as found:
+            batch = torch.stack([torch.as_tensor(self.preprocess(i)) for i in images])
+            output: torch.Tensor = self.config.get_parsed_content("inferer")(batch, self.network)
         return output, found
+
+    @contextmanager
+    def _watched(self, stages: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """While it lasts, each run of the network leaves here mean and deviation over positions of the named stages' maps."""
+        found: dict[str, np.ndarray] = {}
+        handles = [self.network.get_submodule(s).register_forward_hook(_keep(found, s)) for s in stages]
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
 
     @property
     def stages(self) -> list[str]:
@@ -260,21 +278,14 @@ class Bundle:
             by_kind.setdefault(kind, []).append(np.sqrt(np.maximum(squared, 0) / away.shape[1]))
         return np.asarray(np.min([np.max(stages, axis=0) for stages in by_kind.values()], axis=0))
 
-    def novelty_of(self, image: "MetaTensor") -> float | None:
-        """How foreign a volume [C, X, Y, Z] is to the network; None where the bundle can't tell."""
+    def novelty_of(self, given: "MetaTensor") -> float | None:
+        """How foreign a volume is to the network, as the network is shown it (`ready`); None where the bundle can't tell."""
         import torch
 
         if not self._novelty:
             return None
-        found: dict[str, np.ndarray] = {}
-        with self._lock, torch.inference_mode():
-            prepared = self._network_input(self.preprocess(image)).as_tensor()[None].float()
-            handles = [self.network.get_submodule(s).register_forward_hook(_keep(found, s)) for s in self.stages]
-            try:
-                self.network(prepared)
-            finally:
-                for handle in handles:
-                    handle.remove()
+        with self._lock, torch.inference_mode(), self._watched(self.stages) as found:
+            self.network(given.as_tensor()[None].float())
         distance = self.distances(found)
         return None if distance is None else float(distance[0])
 

@@ -53,12 +53,13 @@ def segment(folder: str, files: Sequence[str | None], affine: np.ndarray, mirror
         if array is not None:
             channel[:] = array
     image = MetaTensor(torch.from_numpy(data), affine=torch.from_numpy(affine))
-    novelty = bundle.novelty_of(image)
+    prepared, given = bundle.ready(image)
+    novelty = bundle.novelty_of(given)
     if foreign_only or (novelty is not None and novelty > bundle.card.novelty["refuse"]):
         return Segmented({}, novelty, _peak())
-    scores = bundle.scores(image, worker.step, mirror)
+    scores = bundle.scores_of(prepared, given, worker.step, mirror)
     brain = (data != 0).any(0) if bundle.card.fit.skull_stripped else None
-    del image, data
+    del image, data, prepared, given
     made, certainty = {}, {}
     for name, threshold in (("main", 0.5), ("inner", LOWER), ("outer", UPPER)):
         labels = bundle.labels(scores, threshold)

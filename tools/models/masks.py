@@ -219,6 +219,11 @@ def _make(bench: Bench, pick: _Choice, volume: Volume, path: Path) -> None:
     about = {"bundle": bundle.name, "version": bundle.version, "sha256": bundle.sha256, "series_uid": reference.series_uid, "used": used,
              "series": {s: q.series_uid for s, q in pick.channels.items() if s in used or not s}, "warnings": warnings,
              "novelty": done.novelty, "certainty": done.certainty, "peak_mb": round(done.peak_mb)}  # fmt: skip
+    _keep(path, volume, maps, about)
+
+
+def _keep(path: Path, volume: Volume, maps: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+    """Write the label maps of a segmentation and what is known of it; the main map last, so that what is there is whole."""
     for side in ("inner", "outer"):
         if side in maps:
             _aside(path, side).parent.mkdir(parents=True, exist_ok=True)
@@ -287,11 +292,7 @@ def _make_at(bench: Bench, pick: _Choice, volume: Volume, path: Path, at: Sequen
     warnings.append("one slice was outlined: a volume and an extent in space are of that slice alone")
     about = {"bundle": bundle.name, "version": bundle.version, "sha256": bundle.sha256, "series_uid": series.series_uid, "used": [],
              "series": {"": series.series_uid}, "warnings": warnings, "novelty": novelty, "certainty": certainty, "at": list(at)}  # fmt: skip
-    for side in ("inner", "outer"):
-        _aside(path, side).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(_aside(path, side), nifti.to_bytes(volume.like(maps[side]), np.uint8))
-    write_whole(path.with_suffix(".json"), json.dumps(about).encode())
-    write_whole(path, nifti.to_bytes(volume.like(maps["main"]), np.uint8))
+    _keep(path, volume, maps, about)
 
 
 def _at_point(mask: np.ndarray, point: tuple[int, int]) -> np.ndarray:

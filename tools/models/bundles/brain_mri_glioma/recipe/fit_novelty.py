@@ -71,7 +71,8 @@ def main() -> None:
     held = bundle.distances({s: v[SAMPLES:] for s, v in stages.items()})
 
     def distance(image: np.ndarray, affine: np.ndarray) -> float:
-        return float(bundle.novelty_of(MetaTensor(torch.from_numpy(image.astype(np.float32)), affine=torch.from_numpy(affine))))
+        volume = MetaTensor(torch.from_numpy(image.astype(np.float32)), affine=torch.from_numpy(affine))
+        return float(bundle.novelty_of(bundle.ready(volume)[1]))
 
     own = {}
     images, _ = real(patient)

@@ -5,8 +5,8 @@ Run from the repository root:
     python tools/models/bundles/brain_mri_tumour_type/recipe/train.py --data ../shared/data/mri2d_brain_tumor_cheng --work /tmp/type
 
 Data: J. Cheng et al., figshare 1512427, CC BY 4.0. The slices of one patient lie next to each other in the file numbers, so a
-fold takes whole blocks of numbers of each class, and 12 slices on each side of a block are left out of the training. Each slice is
-predicted once by a network that never saw its block (`fold*.npz` in --work); score.py turns these into calibration and figures.
+fold takes whole blocks of numbers of each class, and 12 slices on each side of a block are left out of the training. Each fold's
+network and rows are left in --work; score.py judges each slice by the network that never saw its block.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 from PIL import Image
 from safetensors.torch import save_file
@@ -26,7 +25,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as nn
 
-from tools.models.networks import BoxAndType, averaged, best_boxes
+from tools.models.networks import BoxAndType, averaged
 
 SEED = 20261124
 CLASSES = ["glioma", "meningioma", "pituitary"]
@@ -38,8 +37,6 @@ BLOCKS = 6
 BOX = 5.0
 """Weight of the boxes' loss beside the others'."""
 GAP = 12
-NEAR = 2.0
-SMALLEST_SQUARE = 0.2
 BUNDLE = Path(__file__).resolve().parents[1]
 
 
@@ -59,19 +56,6 @@ def skull_stripped(image: np.ndarray, rim: float) -> np.ndarray:
     """The slice without its outer rim (`rim`: share of the image width), as skull stripping would leave it."""
     head = ndimage.binary_fill_holes(ndimage.gaussian_filter(image, 2) > 0.08 * np.percentile(image, 99))
     return np.where(ndimage.distance_transform_edt(head) > rim * image.shape[1], image, 0)
-
-
-def square(image: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The square around a box (x0, y0, x1, y1 in pixels): NEAR times its longer side, at least SMALLEST_SQUARE of the image."""
-    half = max(NEAR * max(box[2] - box[0], box[3] - box[1]), SMALLEST_SQUARE * image.shape[1]) / 2
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    return image[max(0, int(y - half)) : max(8, int(y + half)), max(0, int(x - half)) : max(8, int(x + half))]
-
-
-def corner(box: np.ndarray, width: int) -> tuple[int, ...]:
-    """The upper left pixel (x, y) of `square` on an image of `width`."""
-    half = max(NEAR * max(box[2] - box[0], box[3] - box[1]), SMALLEST_SQUARE * width) / 2
-    return max(0, int((box[0] + box[2]) / 2 - half)), max(0, int((box[1] + box[3]) / 2 - half))
 
 
 def box_of(row: dict[str, str], size: int) -> np.ndarray:
@@ -230,43 +214,6 @@ def trained(pictures: Tensor, boxes: Tensor, types: Tensor, epochs: int, name: s
     return done.eval()
 
 
-def predicted(net: BoxAndType, data: Path, rows: list[dict[str, str]]) -> dict[str, np.ndarray]:
-    """Logits by view, and boxes in pixels of the 512 x 512 slice, as the bundle's own preprocessing gives them."""
-    config = ConfigParser()
-    config.read_config(BUNDLE / "configs" / "inference.json")
-    prepare = config.get_parsed_content("preprocessing_array")
-    numbers = np.random.default_rng(SEED + 1)
-
-    def run(pictures: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        logits, boxes, scores = [], [], []
-        for first in range(0, len(pictures), 32):
-            ready = [prepare(p[None].astype(np.float32)) for p in pictures[first : first + 32]]
-            with torch.inference_mode():
-                output = net(torch.stack([r.as_tensor() for r in ready])).float()
-            found, score = best_boxes(output)
-            for one, box in zip(ready, found.numpy(), strict=True):
-                corners = np.array([[box[1], box[0], 0, 1], [box[3], box[2], 0, 1]]) - [0.5, 0.5, 0, 0]
-                back = (one.affine.numpy() @ corners.T).T + 0.5
-                boxes.append([back[0, 1], back[0, 0], back[1, 1], back[1, 0]])
-            logits.append(output[:, BoxAndType.TYPES :, 0, 0].numpy())
-            scores.append(score.numpy())
-        return np.concatenate(logits), np.array(boxes), np.concatenate(scores)
-
-    whole = [np.asarray(Image.open(data / r["file"]).convert("L"), np.float32) for r in rows]
-    bare = [skull_stripped(i, numbers.uniform(0.03, 0.08)) for i in whole]
-    truth = np.array([box_of(r, 512) for r in rows])
-    kept: dict[str, np.ndarray] = {"truth_boxes": truth, "types": np.array([CLASSES.index(r["class"]) for r in rows])}
-    for name, pictures in (("whole", whole), ("skull_removed", bare)):
-        kept[name], found, kept[f"{name}_scores"] = run(pictures)
-        kept[f"{name}_boxes"] = found
-        kept[f"{name}_near_true"] = run([square(p, b) for p, b in zip(pictures, truth, strict=True)])[0]
-        around = found.clip(0, 512)
-        again = run([square(p, b) for p, b in zip(pictures, around, strict=True)])
-        kept[f"{name}_near_found"], kept[f"{name}_second_scores"] = again[0], again[2]
-        kept[f"{name}_second_boxes"] = again[1] + np.array([corner(b, 512) * 2 for b in around])
-    return kept
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -293,11 +240,8 @@ def main() -> None:
             near[np.array(mine)[wide]] = True
         train = train[~torch.from_numpy(near)[train]]
         net = trained(pictures[train], boxes[train], types[train], args.epochs, f"fold {fold}")
-        held = np.flatnonzero(where[:, 0] == fold)
         torch.save(net.state_dict(), args.work / f"fold{fold}.pt")
-        np.savez(
-            args.work / f"fold{fold}.npz", rows=held, train=train.numpy(), **predicted(net, args.data, [rows[i] for i in held])
-        )
+        np.savez(args.work / f"fold{fold}.npz", rows=np.flatnonzero(where[:, 0] == fold), train=train.numpy())
     if -1 not in args.only:
         return
     epochs = math.ceil(args.epochs * 0.8)

@@ -1,6 +1,6 @@
 """Calibrate this bundle, fit its check for foreign pictures, and score it out of fold; writes evaluation.json and the weights' novelty file.
 
-Run from the repository root, after train.py (which leaves each fold's weights and logits in --work):
+Run from the repository root, after train.py (which leaves each fold's weights in --work):
 
     python tools/models/bundles/breast_us_lesion_type/recipe/score.py --data ../shared/data --work /tmp/us
 

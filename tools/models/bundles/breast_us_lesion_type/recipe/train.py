@@ -6,7 +6,7 @@ Run from the repository root:
 
 Data: Al-Dhabyani et al. 2019, CC BY 4.0. There are no patient ids; pictures whose 40 x 40 thumbnails correlate above 0.93 are kept in
 one fold (the rule of the set's own split). The network starts from the brain tumour bundle's weights (the same layers, another task).
-`fold*.npz` in --work hold what each picture got from a network that never saw its group; score.py turns them into figures.
+Each fold's weights are left in --work; score.py judges each picture by the networks that never saw its group.
 """
 
 import argparse
@@ -148,21 +148,6 @@ def member(pictures: Tensor, types: Tensor, epochs: int, seed: int, name: str) -
     return done
 
 
-def logits(net: LesionTypes, paths: list[Path]) -> np.ndarray:
-    """Mean logits of each whole picture and its mirror image, prepared as the bundle does it."""
-    from monai.bundle import ConfigParser
-
-    config = ConfigParser()
-    config.read_config(BUNDLE / "configs" / "inference.json")
-    prepare = config.get_parsed_content("preprocessing_array")
-    found = []
-    for path in paths:
-        image = torch.from_numpy(np.asarray(Image.open(path).convert("L"), np.float32))[None]
-        with torch.inference_mode():
-            found.append(sum(net(prepare(i).as_tensor()[None]) for i in (image, torch.flip(image, [2])))[0].numpy() / 2)
-    return np.stack(found)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -182,11 +167,7 @@ def main() -> None:
         train = torch.from_numpy(np.flatnonzero(fold != which))
         net = trained(pictures[train], types[train], args.epochs, "all" if which < 0 else f"fold {which}")
         if which >= 0:
-            held = np.flatnonzero(fold == which)
             save_file({k: v.contiguous() for k, v in net.state_dict().items()}, args.work / f"fold{which}.safetensors")
-            np.savez(
-                args.work / f"fold{which}.npz", rows=held, types=types[held].numpy(), logits=logits(net, [paths[i] for i in held])
-            )
             continue
         save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in net.state_dict().items()},
                   BUNDLE / "models" / "model.safetensors")  # fmt: skip
