@@ -149,7 +149,7 @@ class Assistant:
     async def _run(self, conversation: Conversation, case: Case | None, question: str, history: Sequence[str],
                    emit: Any) -> Answer:  # fmt: skip
         def make_tools(progress: Any, cancelled: Any) -> Any:
-            return tools_for(Bench(self.resources, case, progress, cancelled))
+            return tools_for(Bench(self.resources, case, progress, cancelled, lambda name: turn.evidence.get(name)))
 
         turn = Turn(scope=conversation.id, patient_id=conversation.patient_id, model=self.planner, make_tools=make_tools,
                     memory=self.memory, emit=emit)  # fmt: skip

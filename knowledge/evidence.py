@@ -79,14 +79,26 @@ class PassageRef(Frozen):
     passage_id: str
 
 
+class Origin(Frozen):
+    """Where a rule's input comes from: `question`, `patient`, or an evidence's kind with its statement and source."""
+
+    kind: str
+    statement: str = ""
+    evidence: str | None = None
+    """Its number in the conversation (E3), where the fact was taken from a numbered evidence."""
+    source: ImageRef | ReportSpan | RecordRef | None = None
+
+
 class RuleRef(Frozen):
-    """A rule with the inputs that it used and those it lacked."""
+    """A rule with the inputs that it used, where each comes from, those it lacked, and what these would change."""
 
     rule: str
     document: str
     section: str
     inputs: dict[str, Any]
     missing: list[str] = Field(default_factory=list)
+    origins: dict[str, Origin] = Field(default_factory=dict)
+    would_change: dict[str, str] = Field(default_factory=dict)
 
 
 Source = ImageRef | ReportSpan | RecordRef | PassageRef | RuleRef

@@ -10,6 +10,7 @@ from agent.assistant import Assistant
 from agent.memory import Memory
 from agent.planner.builtin import NAME, BuiltinPlanner
 from knowledge.guidelines.minilm import MiniLM
+from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
 from knowledge.studies.archive import Archive
@@ -100,7 +101,8 @@ def build(settings: Settings) -> House:
     model, ref = planner_of(settings, embedder)
     vision = Vision(model, ref.model) if settings.llm_vision and ref.kind == "llm" else None
     catalogue = Catalogue((IN_THE_BOX, settings.model_folder))
-    resources = Resources(catalogue, GuidelineIndex(data / "chroma", embedder), embedder, RecordSearch(embedder), vision)
+    resources = Resources(catalogue, GuidelineIndex(data / "chroma", embedder), embedder, RecordSearch(embedder),
+                          vision, RuleBook(data / "rules"))  # fmt: skip
     memory = Memory(data / "conversations.db")
     assistant = Assistant(archive, resources, memory, model, ref, data / "checkpoints.db")
     return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, Viewer(archive))

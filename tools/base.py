@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from knowledge.case import Case
 from knowledge.errors import KnowledgeError
-from knowledge.evidence import Fact, Frozen, Kind
+from knowledge.evidence import Evidence, Fact, Frozen, Kind
 from knowledge.guidelines.minilm import MiniLM
+from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
 from tools.errors import NotApplicable, ToolError, TryAgain
@@ -101,6 +102,7 @@ class Resources:
     embedder: MiniLM
     records: RecordSearch
     vision: Vision | None = None
+    rules: RuleBook = field(default_factory=RuleBook)
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Bench:
     progress: Progress = field(default=lambda done, total: None)
     cancelled: Callable[[], bool] = field(default=lambda: False)
     """Asked while something long runs; once true, the tool stops with Cancelled."""
+    evidence: Callable[[str], Evidence | None] = field(default=lambda name: None)
+    """The conversation's evidence by number (E3), so that a fact can be taken from it."""
 
     @property
     def required_case(self) -> Case:

@@ -6,12 +6,13 @@ from importlib.metadata import entry_points
 from tools.base import Bench, CaseTool
 from tools.classify import Classify
 from tools.detect import Detect
-from tools.guidelines import ApplyGuideline, SearchGuidelines
+from tools.guidelines import SearchGuidelines
 from tools.look import Look
 from tools.measure import Measure
 from tools.radiomics import Radiomics
 from tools.records import PatientRecord
 from tools.reports import RetrieveReports
+from tools.rules import ApplyGuideline
 from tools.segment import Segment
 from tools.studies import ExplainImageMetadata, ListStudies
 

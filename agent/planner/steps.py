@@ -137,12 +137,20 @@ def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
     if "guideline" in asked.intents and glioblastoma and not asked.rules and "contrast" not in asked.intents:
         names.append("gbm_mgmt_stupp")
     calls = []
-    if "fleischner_2017" in names and "size_mm" not in asked.facts:
+    if set(names) & SIZED and not {"size_mm", "nodule_diameter_mm"} & set(asked.facts) and _images(case):
         calls.append(Call("measure", {}))
     for name in dict.fromkeys(names):
         known = RULES[name].spec["facts"]
         calls.append(Call("apply_guideline", {"guideline": name, "facts": {n: v for n, v in asked.facts.items() if n in known}}))
     return calls
+
+
+SIZED = {"fleischner_2017", "lung_rads_2022", "brock_full", "mayo_swensen_1997", "va_gould_2007"}
+"""Rules on a nodule whose size can be measured in the case's images."""
+
+
+def _images(case: dict[str, Any] | None) -> bool:
+    return any(set(s["modality"]) - {"SEG", "SR"} for s in (case or {}).get("studies", []))
 
 
 def _disease(premise: str) -> list[str]:

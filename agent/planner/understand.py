@@ -55,8 +55,20 @@ CUES: dict[str, str] = {
 
 # Rules that a question can ask for by name or by subject.
 RULE_CUES: dict[str, str] = {
-    "rano_2_0": r"\brano\b", "recist_1_1": r"\bm?recist\b(?<!mrecist)", "fleischner_2017": r"\bfleischner\b|\bnodule\b.{0,50}\bfollow|\bfollow.{0,30}\bnodule",
+    "rano_2_0": r"\brano\b", "irecist": r"\bi-?recist\b", "mrecist": r"\bm-?recist\b", "recist_1_1": r"\brecist\b",
+    "fleischner_2017": r"\bfleischner\b|^(?!.*(lung-?\s?rads|thyroid|screening)).*(\bnodules?\b.{0,50}\bfollow|\bfollow.{0,30}\bnodule)",
     "volume_doubling_time": r"doubling time", "who_cns_2021_glioma": r"integrated diagnosis|\bwho 2021\b|\bwho grade\b|cns5",
+    "lung_rads_2022": r"\blung-?\s?rads\b", "li_rads_2018": r"\bli-?\s?rads\b|\blr-?[345m]\b", "pi_rads_v2_1": r"\bpi-?\s?rads\b",
+    "bi_rads": r"\bbi-?\s?rads\b", "acr_ti_rads_2017": r"\bti-?\s?rads\b|\btr[1-5]\b|thyroid nodule.{0,60}(\bfna\b|biops|aspirat)",
+    "o_rads_us_v2022": r"\bo-?rads\b", "bosniak_2019": r"\bbosniak\b", "brock_full": r"\bbrock\b|\bpancan\b",
+    "mayo_swensen_1997": r"\bmayo (model|score|clinic)|\bswensen\b", "va_gould_2007": r"\bgould\b|\bva model\b", "herder_2005": r"\bherder\b",
+    "bclc_2022": r"\bbclc\b", "child_pugh": r"child-?\s?(pugh|turcotte)", "albi": r"\bm?albi\b",
+    "lugano_2014_pet": r"\bdeauville\b|\blugano\b(?!.*\bstage\b)", "lugano_2014_stage": r"\bann arbor\b|\blugano\b.*\bstage\b|lymphoma stage",
+    "tnm_lung_9": r"\b(tnm|stag(e|ing))\b.*\b(lung|nsclc|iaslc)\b|\b(lung|nsclc)\b.*\b(tnm|stage)\b(?! iv)",
+    "tnm_breast_8": r"\b(tnm|stage)\b.*\bbreast\b|\bbreast\b.*\b(tnm|stage)\b", "tnm_kidney_8": r"\b(tnm|stage)\b.*\b(renal|kidney|rcc)\b|\b(renal|kidney|rcc)\b.*\b(tnm|stage)\b",
+    "astro_brain_mets_2022": r"(\bsrs\b|radiosurg|\bastro\b).*(\bmets?\b|metasta)|(\bmets?\b|metasta\w*).*(\bsrs\b|radiosurg)",
+    "lung_molgpa_2017": r"\blung.?mol.?gpa\b|\bmolgpa\b", "gpa_2008": r"\bds-?gpa\b|\bgpa\b(?<!molgpa)",
+    "nsclc_first_line": r"\b(nsclc|non-small|lung (adeno)?c\w*|egfr|alk|pd-?l1|kras|ros1)\b.*\b(first[\s-]line|treat\w*|therap\w*|options?|osimertinib|pembrolizumab|immunotherapy)\b",
 }  # fmt: skip
 
 _SITES = {"liver": "ABDOMEN", "hepatic": "ABDOMEN", "lung": "CHEST", "pulmonary": "CHEST", "breast": "BREAST", "prostate": "PROSTATE",
@@ -133,7 +145,7 @@ class Reader:
             earlier = self.read(history[-1], history[:-1], case, tools)
             intents = tuple(dict.fromkeys([*intents, *earlier.intents]))
             scores = {**earlier.tools, **scores}
-        rules = tuple(n for n, p in RULE_CUES.items() if re.search(p, english, re.I))
+        rules = _rules(english)
         names = list(dict.fromkeys(f for t in tools for f in t.get("facts", [])))
         site, part = _site(english, case)
         named = extract.handle(question, _handles(case)) or _by_sequence(english, case)
@@ -157,6 +169,18 @@ class Reader:
                 self._examples[key] = self.embedder.embed(list(key))
             best[tool["name"]] = float((self._examples[key] @ asked.T).max())
         return best
+
+
+def _rules(english: str) -> tuple[str, ...]:
+    """Rules that the question asks for; of two readings of the same words the narrower one."""
+    found = [n for n, p in RULE_CUES.items() if re.search(p, english, re.I)]
+    if "bi_rads" in found and re.search(r"\b(concord|contradict|consistent|fit|match)|routine (screening|follow)", english, re.I):
+        found[found.index("bi_rads")] = "bi_rads_concordance"
+    if "lung_molgpa_2017" in found and "gpa_2008" in found:
+        found.remove("gpa_2008")
+    if "recist_1_1" in found and {"irecist", "mrecist"} & set(found) and not re.search(r"(?<![im-])\brecist", english, re.I):
+        found.remove("recist_1_1")
+    return tuple(found)
 
 
 def _intents(english: str) -> tuple[str, ...]:

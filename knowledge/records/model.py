@@ -34,6 +34,11 @@ class RecordItem(Frozen):
     date: str | None = None
     status: str | None = None
     category: str
+    low: float | None = None
+    high: float | None = None
+    """Reference range, in `unit`."""
+    interpretation: str | None = None
+    """The laboratory's own word for it (high, low, positive …), where it gives one."""
 
 
 class Record(Frozen):

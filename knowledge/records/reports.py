@@ -2,48 +2,90 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-_SECTION = re.compile(
-    r"^[ \t]*(?P<name>CLINICAL (?:HISTORY|INFORMATION)|HISTORY|INDICATION|TECHNIQUE|COMPARISON|FINDINGS|IMPRESSION|CONCLUSION|"
-    r"DIAGNOSIS|RECOMMENDATION|BEFUND|BEURTEILUNG|INDIKATION|TECHNIK)[ \t]*:?[ \t]*(?=\n|\S)",
-    re.MULTILINE | re.IGNORECASE,
+import yaml
+
+# A sentence ends at . ! or ? before white space and a capital, not after a unit's or a title's abbreviation; in Chinese at its own stops.
+_END = re.compile(
+    r"(?<!\bDr)(?<!\bca)(?<!\bapprox)(?<!\bNr)(?<!\bbzw)(?<!\bz\.B)(?<!\bv\.a)[.!?](?=\s+[A-ZÄÖÜÀÉÈÊÎÔÁÍÓÚÑ¿0-9(]|\s*$)|[。！？；]|\n\s*\n|\n(?=\s*[-*•])"
 )
-# A sentence ends at . ! or ? before white space and a capital, not after a unit's or a title's abbreviation.
-_END = re.compile(r"(?<!\bDr)(?<!\bca)(?<!\bapprox)[.!?](?=\s+[A-ZÄÖÜ0-9(]|\s*$)|\n\s*\n|\n(?=\s*[-*•])")
-_DATE = re.compile(r"^[ \t]*(?:DATE|STUDY DATE|EXAM(?:INATION)? DATE|DATUM)[ \t]*:[ \t]*(\d{4}-\d{2}-\d{2})", re.M | re.I)
-_TITLE = re.compile(r"^[ \t]*(?:EXAMINATION|EXAM|STUDY|PROCEDURE|REPORT)[ \t]*:[ \t]*(\S.*)$", re.M | re.I)
+_DATE = re.compile(
+    r"^[ \t]*(?:DATE|STUDY DATE|EXAM(?:INATION)? DATE|DATUM|FECHA|日期|检查日期)[ \t]*[:：][ \t]*(\d{4}-\d{2}-\d{2})", re.M | re.I
+)
+_TITLE = re.compile(
+    r"^[ \t]*(?:EXAMINATION|EXAM|STUDY|PROCEDURE|REPORT|UNTERSUCHUNG|EXAMEN|ESTUDIO|检查项目)[ \t]*[:：][ \t]*(\S.*)$",
+    re.M | re.I,
+)
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence: characters [start, end) of the report, and the section that it stands in."""
+    """One sentence: characters [start, end) of the report, the heading it stands under, and the section's one name (`part`)."""
 
     text: str
     section: str
     start: int
     end: int
+    part: str = ""
+
+
+@cache
+def words() -> dict[str, Any]:
+    """The word lists of reports, by language (language.yaml)."""
+    loaded: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "language.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+@cache
+def _headings() -> dict[str, str]:
+    """Heading in lower case -> name of its section; a heading that two sections claim goes to the first."""
+    found: dict[str, str] = {}
+    for part, names in words()["sections"].items():
+        for name in names:
+            found.setdefault(name.lower(), part)
+    return found
+
+
+@cache
+def _section() -> re.Pattern[str]:
+    names = "|".join(re.escape(n) for n in sorted(_headings(), key=len, reverse=True))
+    return re.compile(
+        rf"^[ \t]*(?:\*\*|#+ )?[【\[]?(?P<name>{names})[】\]]?(?:\*\*)?[ \t]*[:：]?(?:\*\*)?[ \t]*(?=\n|\S)", re.M | re.I
+    )
+
+
+def _is_heading(match: re.Match[str], text: str) -> bool:
+    written = match.group(0).rstrip()
+    alone = text[match.end() :].split("\n", 1)[0].strip() == ""
+    name = match.group("name")
+    marked = written.rstrip("*").endswith((":", "：")) or any(c in written for c in "【[#")
+    return marked or (name.isupper() and (name.isascii() or alone)) or (alone and not name.isascii())
 
 
 def sentences(text: str) -> list[Sentence]:
     """The report's sentences in order; a section's heading belongs to none."""
-    marks = [m for m in _SECTION.finditer(text) if m.group(0).rstrip().endswith(":") or m.group("name").isupper()]
-    bounds = [("", 0, marks[0].start() if marks else len(text))]
+    marks = [m for m in _section().finditer(text) if _is_heading(m, text)]
+    bounds = [("", "", 0, marks[0].start() if marks else len(text))]
     for here, following in zip(marks, [*marks[1:], None], strict=True):
-        bounds.append((here.group("name").upper(), here.end(), following.start() if following else len(text)))
+        name = here.group("name")
+        bounds.append((name.upper(), _headings()[name.lower()], here.end(), following.start() if following else len(text)))
     found = []
-    for section, start, end in bounds:
-        found += _split(text, section, start, end)
+    for section, part, start, end in bounds:
+        found += _split(text, section, part, start, end)
     return found
 
 
-def _split(text: str, section: str, start: int, end: int) -> list[Sentence]:
+def _split(text: str, section: str, part: str, start: int, end: int) -> list[Sentence]:
     found, here = [], start
     for stop in [*(m.end() for m in _END.finditer(text, start, end)), end]:
         piece = text[here:stop]
         left = len(piece) - len(piece.lstrip(" \t\r\n-*•"))
         body = piece.strip(" \t\r\n-*•")
         if body:
-            found.append(Sentence(re.sub(r"\s+", " ", body), section, here + left, here + left + len(body)))
+            found.append(Sentence(re.sub(r"\s+", " ", body), section, here + left, here + left + len(body), part))
         here = stop
     return found
 

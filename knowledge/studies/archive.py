@@ -156,6 +156,10 @@ class Archive:
                 halves.append(found)
             else:
                 parsed.extend(found)
+                strange = [r for p in found if p.record for r in p.record.foreign]
+                rejected.extend(
+                    Rejected(file=f"{name}: {r}", reason="it speaks of another patient than the bundle's") for r in strange
+                )
 
         waiting: deque[tuple[str, Future[list[intake.Parsed] | intake.Half | Refused]]] = deque()
         with ThreadPoolExecutor(READERS) as threads:

@@ -6,7 +6,6 @@ from fastapi import APIRouter
 
 from knowledge.evidence import Evidence, ImageRef, PassageRef, RecordRef, ReportSpan, RuleRef
 from knowledge.guidelines.corpus import CHECKED
-from knowledge.guidelines.rules import rule
 from serving.api.deps import Caller, HouseDep
 from serving.house import House
 
@@ -38,9 +37,11 @@ def _opened(house: House, evidence: Evidence, patient_id: str | None) -> dict[st
         history = [i.model_dump() for i in items if same and i.name == same[0]["name"]]
         return {"record": same[0] if same else None, "history": history}
     assert isinstance(source, RuleRef)
-    spec = rule(source.rule).spec
+    spec = house.resources.rules.rule(source.rule).spec
     return {"rule": {"title": spec["title"], "version": spec["version"], "facts": spec["facts"], "inputs": source.inputs,
-                     "missing": source.missing, "notes": spec["notes"]}}  # fmt: skip
+                     "missing": source.missing, "notes": spec.get("notes", ""), "section": source.section, "document": source.document,
+                     "origins": {n: o.model_dump(mode="json") for n, o in source.origins.items()},
+                     "would_change": source.would_change}}  # fmt: skip
 
 
 def _image(house: House, source: ImageRef) -> dict[str, Any]:

@@ -52,5 +52,5 @@ def compute(facts: Facts) -> Outcome:
 
 
 RULE = Rule("gbm_mgmt_stupp", "Glioblastoma, IDH-wildtype: first-line treatment (EANO 2021 and trials)",
-            "First-line options by age, Karnofsky status and MGMT", True, compute,
+            "First-line options by age, Karnofsky status and MGMT", False, compute,
             ("glioblastoma first-line treatment after surgery", "temozolomide radiotherapy MGMT KPS"))  # fmt: skip

@@ -45,8 +45,8 @@ def _target(facts: Facts, values: dict[str, float]) -> tuple[str | None, list[st
     if gone and (facts.get("current_sum_mm") == 0 or (nodes is not None and all(n < NODE_NORMAL_MM for n in nodes))):
         return "CR", []
     lacking = [n for n in ("baseline_sum_mm", "nadir_sum_mm", "current_sum_mm") if n not in facts]
-    if lacking:
-        return None, lacking
+    if lacking or "change_from_baseline_percent" not in values:
+        return (None, lacking) if lacking else ("NE", [])
     if values["change_from_baseline_percent"] <= PARTIAL_PERCENT:
         return "PR", []
     return ("stays", []) if facts.get("previous_response") == "PR" else ("SD", [])
