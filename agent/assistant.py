@@ -19,12 +19,12 @@ from agent.answer import Answer, Draft, LeftOut, PlannerRef, Provenance
 from agent.errors import Busy, QuestionRefused, Unknown
 from agent.graph import Turn, build
 from agent.guard import as_data
-from agent.language import language_of, missing_line, nothing_line
+from agent.language import missing_line, nothing_line
 from agent.memory import Conversation, Memory
 from agent.prompts import identity, prompt
 from agent.run import Event, Run
 from knowledge.case import Case, open_case
-from knowledge.guidelines import corpus
+from knowledge.language import language_of
 from knowledge.studies.archive import Archive
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import Incoming
@@ -191,7 +191,7 @@ class Assistant:
             abstained=abstained,
             language=language,
             provenance=Provenance(
-                planner=self.planner_ref, prompts=identity(), corpus=corpus.version(), software=SOFTWARE,
+                planner=self.planner_ref, prompts=identity(), corpus=self.resources.guidelines.version, software=SOFTWARE,
                 tools={n: t.card.version for n, t in tool_types().items() if n in {s.tool for s in turn.steps}},
             ),
         )  # fmt: skip

@@ -31,3 +31,7 @@ class NoGeometry(KnowledgeError):
 
 class StorageFailed(KnowledgeError):
     """The archive can't be written (disk full, read-only, no permission). Nothing of what was asked for was stored."""
+
+
+class ServiceDown(KnowledgeError):
+    """A server that the settings name (embeddings, Chroma, re-ranker) doesn't answer."""

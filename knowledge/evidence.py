@@ -77,6 +77,8 @@ class PassageRef(Frozen):
     section: str
     page: int | None = None
     passage_id: str
+    sentence: tuple[int, int] | None = None
+    """Characters of the passage that answer best."""
 
 
 class Origin(Frozen):

@@ -12,7 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from serving import errors, house
-from serving.api import conversations, evidence, health, openai, studies, tools
+from serving.api import conversations, evidence, guidelines, health, openai, studies, tools
 from serving.errors import Problem, answered, problem
 from serving.settings import Settings
 
@@ -42,7 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.registry = CollectorRegistry()
     _measure(app, settings)
     errors.install(app)
-    for module in (health, studies, conversations, evidence, tools, openai):
+    for module in (health, studies, conversations, evidence, tools, guidelines, openai):
         app.include_router(module.router, responses=errors.DOCUMENTED)
 
     @app.get("/", include_in_schema=False)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from serving.cli_guidelines import app as guidelines
+
 if TYPE_CHECKING:
     from agent.answer import Answer
     from serving.house import House
@@ -19,7 +21,6 @@ WRONG_USAGE, REFUSED, SERVICE_DOWN = 2, 3, 4
 
 app = typer.Typer(name="consilium", no_args_is_help=True, pretty_exceptions_show_locals=False, add_completion=False,
                   help="Consilium: ask about a patient's images, reports and records. Research use only; not a medical device.")  # fmt: skip
-guidelines = typer.Typer(no_args_is_help=True, help="The guideline corpus.")
 tools = typer.Typer(no_args_is_help=True, help="The tools.")
 models = typer.Typer(no_args_is_help=True, help="The imaging models.")
 audit = typer.Typer(no_args_is_help=True, help="What was done to the archive.")
@@ -301,26 +302,6 @@ def plan(
     except (OSError, ValueError, AttributeError) as error:
         _fail(WRONG_USAGE, f"the case file can't be read ({type(error).__name__})", "see shared/questions for its form")
     typer.echo(json.dumps(result) if as_json else f"tools: {', '.join(result['tools']) or 'none'}; abstain: {result['abstain']}")
-
-
-@guidelines.command("list")
-def guidelines_list(as_json: Json = False) -> None:
-    """Documents of the corpus."""
-    from serving.api.tools import documents
-
-    rows = documents()
-    if as_json:
-        typer.echo(json.dumps([d.model_dump() for d in rows]))
-        return
-    for row in rows:
-        typer.echo(f"{row.document} | {row.organisation} | {row.version} | {row.passages} passages | {row.checked}")
-
-
-@guidelines.command("search")
-def guidelines_search(query: str, limit: int = 5, data: Data = None) -> None:
-    """Search the corpus."""
-    for hit in _house(data=data).resources.guidelines.search(query, limit):
-        typer.echo(f"{hit.score:.4f} {hit.passage.document} § {hit.passage.section} ({hit.why})\n    {hit.passage.text}")
 
 
 @tools.command("list")

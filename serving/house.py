@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,11 @@ from agent.answer import PlannerRef
 from agent.assistant import Assistant
 from agent.memory import Memory
 from agent.planner.builtin import NAME, BuiltinPlanner
+from knowledge.errors import KnowledgeError
+from knowledge.guidelines.adding import About, Added, Adder, RefusedFile, Told
+from knowledge.guidelines.embedders import embedder_of
 from knowledge.guidelines.minilm import MiniLM
+from knowledge.guidelines.rerank import reranker_of
 from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
@@ -62,10 +67,31 @@ class House:
     keys: KeyRing
     assistant: Assistant
     viewer: Viewer
+    adder: Adder
+
+    def add_guidelines(
+        self, files: Iterable[tuple[str, bytes]], about: About, told: Told, cancelled: Callable[[], bool]
+    ) -> Added:
+        """Add documents to the library and tables (.yaml) to the rules. A file that can't be taken is named; the rest goes in."""
+        rules: list[str] = []
+        rejected: list[RefusedFile] = []
+
+        def words() -> Iterator[tuple[str, bytes]]:
+            for name, data in files:
+                if not name.lower().endswith((".yaml", ".yml")):
+                    yield name, data
+                    continue
+                try:
+                    rules.append(self.resources.rules.add_text(name, data).name)
+                except KnowledgeError as error:
+                    rejected.append(RefusedFile(file=name, reason=f"{error}: {error.hint}"))
+
+        done = self.adder.add(words(), about, told, cancelled)
+        return Added(documents=done.documents, rejected=[*done.rejected, *rejected], rules=rules)
 
     def warm(self) -> None:
         """Load what the first question needs, in the background."""
-        from agent.language import language_of
+        from knowledge.language import language_of
 
         self.resources.guidelines.warm()
         language_of("How big is the tumour?")
@@ -101,8 +127,12 @@ def build(settings: Settings) -> House:
     model, ref = planner_of(settings, embedder)
     vision = Vision(model, ref.model) if settings.llm_vision and ref.kind == "llm" else None
     catalogue = Catalogue((IN_THE_BOX, settings.model_folder))
-    resources = Resources(catalogue, GuidelineIndex(data / "chroma", embedder), embedder, RecordSearch(embedder),
+    key = settings.embedder_key.get_secret_value() if settings.embedder_key else None
+    finder = embedder if settings.embedder == "minilm" else embedder_of(settings.embedder, settings.embedder_url, key)
+    guidelines = GuidelineIndex(data / "guidelines", finder, settings.chroma_url,
+                                reranker_of(settings.reranker, settings.reranker_url, key))  # fmt: skip
+    resources = Resources(catalogue, guidelines, embedder, RecordSearch(embedder),
                           vision, RuleBook(data / "rules"))  # fmt: skip
     memory = Memory(data / "conversations.db")
     assistant = Assistant(archive, resources, memory, model, ref, data / "checkpoints.db")
-    return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, Viewer(archive))
+    return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, Viewer(archive), Adder(guidelines))

@@ -25,6 +25,17 @@ class Settings(BaseSettings):
     llm_timeout_s: float = Field(120, gt=0, description="Seconds to wait for one reply of the language model.")
     llm_vision: bool = Field(False, description="The language model takes pictures: `look` may show it key slices.")
     models: Path | None = Field(None, description="Folder of a hospital's own models; left out: models in the data folder.")
+    embedder: str = Field(
+        "minilm",
+        description="What guidelines are searched with: minilm, a sentence-transformers folder, or a model's name on embedder_url.",
+    )
+    embedder_url: str | None = Field(None, description="Base URL of an OpenAI-compatible server with /embeddings.")
+    embedder_key: SecretStr | None = Field(None, description="Key for the embedding and re-ranking servers.")
+    reranker: str | None = Field(
+        None, description="Re-ranks the best passages: a cross-encoder's folder, or a model's name on reranker_url."
+    )
+    reranker_url: str | None = Field(None, description="Base URL of a server with /rerank.")
+    chroma_url: str | None = Field(None, description="A Chroma server; left out: Chroma runs embedded in the data folder.")
     no_auth: bool = Field(False, description="Let everyone in; only on loopback.")
     deidentify_on_import: Literal["off", "basic", "research"] = Field(
         "off", description="De-identify DICOM before anything of it is kept (PS3.15 profile); nothing else is then taken in."

@@ -3,16 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from agent.language import language_of
 from agent.planner import extract
 from knowledge.guidelines.minilm import MiniLM
+from knowledge.language import glossed, language_of
 from knowledge.records.search import SYNONYMS
 
 SIMILAR = 0.60
@@ -104,25 +101,6 @@ class Understanding:
     premise: str | None = None
     organ: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
-
-
-@cache
-def _glossary(language: str) -> list[tuple[re.Pattern[str], str]]:
-    terms = yaml.safe_load((Path(__file__).parent / "glossary.yaml").read_text(encoding="utf-8")).get(language, {})
-    compiled = []
-    for term in sorted(terms, key=len, reverse=True):
-        pattern = re.escape(term).replace(r"\*", r"\w*")
-        compiled.append((re.compile(pattern if language == "zh" else rf"\b{pattern}(?!\w)", re.I), f" {terms[term]} "))
-    return compiled
-
-
-def glossed(text: str, language: str) -> str:
-    """`text` with the terms that the glossary knows put into English."""
-    if language == "en":
-        return text
-    for pattern, english in _glossary(language):
-        text = pattern.sub(english, text)
-    return " ".join(text.replace("?", " ? ").split()).replace(" -year", "-year")
 
 
 class Reader:

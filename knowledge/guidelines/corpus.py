@@ -15,6 +15,7 @@ CHECKED = {
     "source": "checked against the source",
     "secondary": "from secondary sources",
     "unchecked": "not yet checked against the source",
+    "hospital": "added by this hospital as it is, not checked here",
 }
 
 
@@ -34,6 +35,16 @@ class Passage(Frozen):
     source: str
     checked: str
     strength: str | None = None
+    asks: str = ""
+    """Other words in which people ask for it: searched, never shown as the guideline's."""
+    body: str = "box"
+    """The body of guidelines, with a collection of its own; `box` for what ships with Consilium."""
+    status: str = "current"
+    """`current`, or `superseded` by a newer version: kept for old answers, found only when its version is asked for."""
+    document_id: str = ""
+    start: int | None = None
+    end: int | None = None
+    """Characters of the page's text, where the document has pages."""
     applies: list[tuple[str, str, float]] = []
     """Conditions on facts under which the passage applies: (fact name, < or >=, bound)."""
 
@@ -55,11 +66,12 @@ def read_document(path: Path) -> list[Passage]:
     for part in re.split(r"^## ", body, flags=re.M)[1:]:
         section, text = part.split("\n", 1)
         strength = re.search(r"^> strength: (.+)$", text, re.M)
+        asks = re.search(r"^> asks: (.+)$", text, re.M)
         applies = re.findall(r"(\w+) (<|>=) (\d+)", "".join(re.findall(r"^> applies: (.+)$", text, re.M)))
         text = " ".join(re.sub(r"^> .*$", "", text, flags=re.M).split())
         slug = re.sub(r"[^a-z0-9]+", "-", section.lower()).strip("-")
-        passages.append(Passage(id=f"{path.stem}.{slug}", section=section.strip(), text=text,
-                                strength=strength.group(1) if strength else None,
+        passages.append(Passage(id=f"{path.stem}.{slug}", document_id=path.stem, section=section.strip(), text=text,
+                                strength=strength.group(1) if strength else None, asks=asks.group(1) if asks else "",
                                 applies=[(n, s, float(b)) for n, s, b in applies], **about))  # fmt: skip
     return passages
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import entry_points
@@ -48,6 +49,13 @@ class RuleBook:
         part.write_bytes(path.read_bytes())
         os.replace(part, self.folder / f"{name}.yaml")
         return table.rule
+
+    def add_text(self, name: str, data: bytes) -> Rule:
+        """As `add`, for a file that was sent."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / (Path(name).name or "rule.yaml")
+            file.write_bytes(data)
+            return self.add(file)
 
     def _own(self) -> dict[str, Rule]:
         if self.folder is None or not self.folder.is_dir():

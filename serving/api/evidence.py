@@ -29,8 +29,11 @@ def _opened(house: House, evidence: Evidence, patient_id: str | None) -> dict[st
     if isinstance(source, PassageRef):
         passage = house.resources.guidelines.passage(source.passage_id)
         if passage is None:
-            return {"passage": None, "note": "this passage was superseded by a newer corpus"}
-        return {"passage": passage.model_dump(), "checked": CHECKED[passage.checked]}
+            return {"passage": None, "note": "this passage is no longer in the corpus; the evidence keeps its words"}
+        text, start, end = house.resources.guidelines.page(passage)
+        picture = f"/v1/guidelines/{passage.document_id}/pages/{passage.page}/picture" if passage.page else None
+        return {"passage": passage.model_dump(), "checked": CHECKED[passage.checked], "page": {"text": text, "start": start, "end": end},
+                "sentence": list(source.sentence or (0, len(passage.text))), "picture": picture}  # fmt: skip
     if isinstance(source, RecordRef):
         items = house.archive.items(patient_id) if patient_id else []
         same = [i.model_dump() for i in items if i.resource == source.resource and i.path == source.path]

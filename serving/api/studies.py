@@ -64,7 +64,7 @@ async def import_studies(house: HouseDep, who: Caller, request: Request) -> Impo
     Files go through the disk, so memory doesn't grow with the upload. `conflicts` names what contradicts itself or the archive, `asks`
     what the files don't say of themselves.
     """
-    form = await _form_of(request, house.settings.max_upload_mb * 2**20)
+    form = await form_of(request, house.settings.max_upload_mb * 2**20)
     try:
         files = [v for v in form.getlist("files") if isinstance(v, UploadFile)]
         hints = _hints({name: form.get(name) for name in FIELDS})
@@ -79,7 +79,7 @@ async def import_studies(house: HouseDep, who: Caller, request: Request) -> Impo
     return done
 
 
-async def _form_of(request: Request, limit: int) -> FormData:
+async def form_of(request: Request, limit: int) -> FormData:
     """The form, its files on the disk. A body without a stated length is counted as it comes."""
     kind = request.headers.get("content-type", "").lower()
     if not kind.startswith("multipart/form-data") or "boundary=" not in kind:

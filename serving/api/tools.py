@@ -1,24 +1,24 @@
-"""Tools and guidelines: what there is, and running one."""
+"""Tools: what there is, and running one."""
 
 import asyncio
 import threading
 import time
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from knowledge.case import Case, open_case
 from knowledge.errors import NotFound
 from knowledge.evidence import Evidence, Frozen
-from knowledge.guidelines import corpus
-from knowledge.guidelines.corpus import Passage
 from serving.api.deps import Caller, HouseDep
+from serving.house import House
 from tools.base import Bench, CaseTool, Missing
 from tools.errors import ToolError, TryAgain
 from tools.registry import tool_types
+from tools.rules import inputs_of
 
 router = APIRouter(tags=["tools"])
 
@@ -44,12 +44,18 @@ class Ran(Frozen):
 
 @router.get("/v1/tools", operation_id="list_tools", summary="Every tool with its schema and card")
 def list_tools(house: HouseDep, who: Caller) -> list[dict[str, Any]]:
-    return [t.described() for t in tool_types().values()]
+    return [_described(house, t) for t in tool_types().values()]
 
 
 @router.get("/v1/tools/{name}", operation_id="show_tool", summary="One tool")
 def show_tool(house: HouseDep, who: Caller, name: str) -> dict[str, Any]:
-    return _type(name).described()
+    return _described(house, _type(name))
+
+
+def _described(house: House, chosen: type[CaseTool]) -> dict[str, Any]:
+    """A tool's statement; of `apply_guideline` with every rule's typed inputs, the hospital's own too."""
+    told = chosen.described()
+    return {**told, "rules": {n: inputs_of(r) for n, r in house.resources.rules.rules.items()}} if "rules" in told else told
 
 
 def _type(name: str) -> type[CaseTool]:
@@ -88,44 +94,3 @@ def _run(house: HouseDep, name: str, request: RunRequest, stop: threading.Event)
     return Ran(
         status="ok", text=reply.text, evidence=evidence, missing=reply.missing, seconds=round(time.perf_counter() - started, 3)
     )
-
-
-class Document(Frozen):
-    """A document of the corpus."""
-
-    document: str
-    organisation: str
-    version: str
-    date: str
-    source: str
-    checked: str
-    passages: int
-
-
-class Found(Frozen):
-    """A passage that a search found, and why."""
-
-    passage: Passage
-    score: float
-    why: str
-
-
-@router.get("/v1/guidelines", operation_id="list_guidelines", summary="Documents of the corpus")
-def list_guidelines(house: HouseDep, who: Caller) -> list[Document]:
-    return documents()
-
-
-def documents() -> list[Document]:
-    """The corpus by document."""
-    found: dict[str, list[Passage]] = {}
-    for passage in corpus.passages():
-        found.setdefault(passage.document, []).append(passage)
-    return [Document(document=n, organisation=p[0].organisation, version=p[0].version, date=p[0].date, source=p[0].source,
-                     checked=corpus.CHECKED[p[0].checked], passages=len(p)) for n, p in found.items()]  # fmt: skip
-
-
-@router.get("/v1/guidelines/search", operation_id="search_corpus", summary="Search guideline passages")
-def search_corpus(house: HouseDep, who: Caller, q: Annotated[str, Query(min_length=1, max_length=2000)],
-                  limit: Annotated[int, Query(ge=1, le=50)] = 5, disease: str | None = None) -> list[Found]:  # fmt: skip
-    hits = house.resources.guidelines.search(q, limit, disease)
-    return [Found(passage=h.passage, score=h.score, why=h.why) for h in hits]

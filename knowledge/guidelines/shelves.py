@@ -1,0 +1,210 @@
+"""Dense and keyword indexes of one body of guidelines each: a Chroma collection and a BM25 index, both made from the passages.
+
+Bodies are kept apart because a `where` in Chroma costs more than a collection of one's own (shared/FACTS.md: 51 against 2.9 ms).
+"""
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from knowledge.errors import ServiceDown
+from knowledge.guidelines.embedders import Embedder, slug
+
+if TYPE_CHECKING:
+    import bm25s
+    from chromadb.api import ClientAPI
+    from chromadb.api.models.Collection import Collection
+
+Progress = Callable[[int, int], None]
+HNSW = {"hnsw": {"space": "cosine", "ef_construction": 200, "max_neighbors": 32, "ef_search": 160}}
+"""Measured by `make bench`: recall@10 against exact search at 100,000 passages."""
+BATCH = 64
+
+
+@dataclass
+class Chroma:
+    """Where Chroma runs: embedded in `folder`, or a server at `url`."""
+
+    folder: Path
+    url: str | None = None
+    _client: "ClientAPI | None" = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def client(self) -> "ClientAPI":
+        """The client, made once. Raises ServiceDown: the server doesn't answer."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._open()
+            return self._client
+
+    def again(self) -> None:
+        """Forget the client, so that what another process wrote is seen."""
+        from chromadb.api.shared_system_client import SharedSystemClient
+
+        with self._lock:
+            if self._client is not None and self.url is None:
+                SharedSystemClient.clear_system_cache()
+                self._client = None
+
+    def _open(self) -> "ClientAPI":
+        import chromadb
+        from chromadb.config import Settings
+
+        settings = Settings(anonymized_telemetry=False)
+        if self.url is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return chromadb.PersistentClient(str(self.folder), settings)
+        from urllib.parse import urlsplit
+
+        import httpx
+        from chromadb.errors import ChromaError
+
+        parts = urlsplit(self.url if "//" in self.url else f"http://{self.url}")
+        try:
+            return chromadb.HttpClient(
+                parts.hostname or "localhost", parts.port or 8000, ssl=parts.scheme == "https", settings=settings
+            )
+        except (ValueError, httpx.HTTPError, ChromaError, OSError) as error:
+            raise ServiceDown(
+                f"the Chroma server at {parts.hostname}:{parts.port or 8000} doesn't answer", "start it, or unset chroma_url"
+            ) from error
+
+
+def collection_name(body: str, ids: Sequence[str], embedder: str) -> str:
+    """Body, version of its content and embedder: a collection that isn't of this content or embedder is never asked."""
+    version = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:12]
+    return f"{slug(body)}-{version}-{slug(embedder)}"
+
+
+@dataclass
+class Shelf:
+    """One body's two indexes, and the embedder that its vectors are of."""
+
+    body: str
+    embedder: Embedder
+    collection: "Collection"
+    words: "Words | None"
+    ids: list[str]
+
+    def dense(self, vector: np.ndarray, count: int, documents: Sequence[str] | None = None) -> dict[str, float]:
+        """Cosine of the nearest passages by id, nearest first; of these documents alone, where some are named."""
+        if not self.ids:
+            return {}
+        where: Any = {"document": {"$in": list(documents)}} if documents is not None else None
+        found = self.collection.query(
+            query_embeddings=[vector], n_results=min(count, len(self.ids)), include=["distances"], where=where
+        )  # type: ignore[list-item]
+        return {i: 1 - d for i, d in zip(found["ids"][0], (found["distances"] or [[]])[0], strict=True)}
+
+    def keywords(self, text: str, count: int) -> dict[str, float]:
+        """BM25 of the best passages by id, best first; none for words that no passage has."""
+        if self.words is None or not self.ids:
+            return {}
+        tokens = tokenized([text])
+        order, strength = self.words.index.retrieve(tokens, k=min(count, len(self.ids)), show_progress=False)
+        return {self.ids[i]: float(s) for i, s in zip(order[0], strength[0], strict=True) if s > 0}
+
+
+def tokenized(texts: Sequence[str]) -> Any:
+    """Stemmed English words, without stop words."""
+    import bm25s
+    import Stemmer
+
+    return bm25s.tokenize(list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False)
+
+
+def stems(text: str) -> frozenset[str]:
+    """The stems that a text holds."""
+    return frozenset(tokenized([text]).vocab)
+
+
+@dataclass(frozen=True)
+class Words:
+    """A BM25 index of a body's passages, and in how many passages each stem stands."""
+
+    index: "bm25s.BM25"
+    counts: dict[str, int]
+    total: int
+
+
+def keyword_index(texts: Sequence[str], folder: Path | None) -> Words | None:
+    """The keyword index of the texts; kept in `folder`, where one is given, and read from there the next time."""
+    import bm25s
+
+    if not texts:
+        return None
+    mark = hashlib.sha256(f"{len(texts)}|{texts[0]}|{texts[-1]}".encode()).hexdigest() if folder else ""
+    if folder is not None and (folder / "counts.json").exists():
+        kept = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+        if kept["mark"] == mark:
+            return Words(bm25s.BM25.load(str(folder), mmap=True), kept["counts"], len(texts))
+    tokens = tokenized(texts)
+    index = bm25s.BM25()
+    index.index(tokens, show_progress=False)
+    names = {number: stem for stem, number in tokens.vocab.items()}
+    seen = np.concatenate([np.unique(np.asarray(ids, np.int64)) for ids in tokens.ids])
+    stems, times = np.unique(seen, return_counts=True)
+    words = Words(index, {names[int(s)]: int(n) for s, n in zip(stems, times, strict=True)}, len(texts))
+    if folder is not None:
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        index.save(str(part))
+        (part / "counts.json").write_text(json.dumps({"mark": mark, "counts": words.counts}), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    return words
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is indexed of a passage: its headings (with other words for what it answers) and the whole."""
+
+    heading: str
+    whole: str
+
+    @classmethod
+    def of(cls, title: str, section: str, text: str, asks: str = "") -> "Text":
+        heading = f"{title}. {section}. {asks}".strip()
+        return cls(heading, f"{title}. {section}. {text} {asks}".strip())
+
+
+def embed_all(embedder: Embedder, texts: Sequence[Text], progress: Progress = lambda done, total: None) -> np.ndarray:
+    """A vector for each passage, halfway between its whole and its headings (which found more on the pairs of `make eval`)."""
+    headings = sorted({t.heading for t in texts})
+    at = {h: n for n, h in enumerate(headings)}
+    total = len(texts) + len(headings)
+    whole = _vectors(embedder, [t.whole for t in texts], lambda n: progress(n, total))
+    heads = _vectors(embedder, headings, lambda n: progress(len(texts) + n, total))
+    both = whole + heads[[at[t.heading] for t in texts]] if texts else whole
+    return np.asarray(both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def _vectors(embedder: Embedder, texts: Sequence[str], progress: Callable[[int], None]) -> np.ndarray:
+    """Those of like length together, so that little is padded."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    rows: list[np.ndarray] = []
+    for start in range(0, len(order), BATCH):
+        rows.append(embedder.embed([texts[i] for i in order[start : start + BATCH]], 8))
+        progress(min(start + BATCH, len(order)))
+    found = np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
+    back = np.empty_like(found)
+    back[order] = found
+    return back
+
+
+def fill(collection: "Collection", ids: Sequence[str], vectors: np.ndarray, documents: Sequence[str]) -> None:
+    """Put vectors into a collection; each with its document, texts stay in the library."""
+    for start in range(0, len(ids), 4000):
+        stop = start + 4000
+        collection.upsert(
+            ids=list(ids[start:stop]), embeddings=vectors[start:stop], metadatas=[{"document": d} for d in documents[start:stop]]
+        )

@@ -1,0 +1,64 @@
+"""Which language words are in, and clinical terms of other languages put into English."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    from lingua import LanguageDetector
+
+SURE = 0.5
+"""Below this confidence a Latin-script question counts as English: short clinical English looks like anything."""
+LANGUAGES = ("en", "de", "es", "fr", "zh")
+
+
+@cache
+def _small_words() -> dict[str, frozenset[str]]:
+    loaded = yaml.safe_load((Path(__file__).parent / "small_words.yaml").read_text(encoding="utf-8"))
+    return {name: frozenset(words) for name, words in loaded.items()}
+
+
+@cache
+def _detector() -> "LanguageDetector":
+    from lingua import Language, LanguageDetectorBuilder
+
+    known = [Language.ENGLISH, Language.GERMAN, Language.SPANISH, Language.FRENCH]
+    return LanguageDetectorBuilder.from_languages(*known).build()
+
+
+@cache
+def language_of(text: str, before: str = "en") -> str:
+    """ISO 639-1 code (en, de, es, fr, zh); `before`, the language so far, where the text is too short to tell."""
+    if re.search(r"[\u4e00-\u9fff]", text):
+        return "zh"
+    words = set(re.findall(r"[^\W\d_]+", text.lower()))
+    known = sorted(((len(words & mine), name) for name, mine in _small_words().items()), reverse=True)
+    if known[0][0] > known[1][0]:
+        return known[0][1]
+    ranked = _detector().compute_language_confidence_values(text)
+    best = ranked[0]
+    if best.value < SURE:
+        return before
+    return {"ENGLISH": "en", "GERMAN": "de", "SPANISH": "es", "FRENCH": "fr"}[best.language.name]
+
+
+@cache
+def _glossary(language: str) -> list[tuple[re.Pattern[str], str]]:
+    terms = yaml.safe_load((Path(__file__).parent / "glossary.yaml").read_text(encoding="utf-8")).get(language, {})
+    compiled = []
+    for term in sorted(terms, key=len, reverse=True):
+        pattern = re.escape(term).replace(r"\*", r"\w*")
+        compiled.append((re.compile(pattern if language == "zh" else rf"\b{pattern}(?!\w)", re.I), f" {terms[term]} "))
+    return compiled
+
+
+def glossed(text: str, language: str) -> str:
+    """`text` with the terms that the glossary knows put into English."""
+    if language == "en":
+        return text
+    for pattern, english in _glossary(language):
+        text = pattern.sub(english, text)
+    return " ".join(text.replace("?", " ? ").split()).replace(" -year", "-year")
