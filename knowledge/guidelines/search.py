@@ -5,7 +5,7 @@ import math
 import re
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,36 +85,32 @@ def _plain_words() -> frozenset[str]:
     return frozenset(w for w in tokens if len(w) >= 4 and w.isalpha())
 
 
-def spelled(text: str) -> tuple[str, list[str]]:
-    """`text` with words that the corpus doesn't know put right, where one that it knows is close; and what was put right."""
+def spelled(text: str, known: Callable[[str], bool] = lambda word: False) -> list[tuple[str, str]]:
+    """Words that neither English nor the guidelines have, each with the one word of the corpus that it is a slip of the pen away from."""
     from rapidfuzz.distance import DamerauLevenshtein
 
-    mended = []
-
-    def mend(match: re.Match[str]) -> str:
-        word = match.group()
-        if word in _plain_words():
-            return word
-        limit = 1 if len(word) < 7 else 2
+    found = []
+    for word in dict.fromkeys(re.findall(r"\b[a-z]{5,}\b", text)):
+        if word in _plain_words() or known(word):
+            continue
+        limit = 1 if len(word) < 12 else 2
         near = [w for n in range(len(word) - limit, len(word) + limit + 1) for w in _vocabulary().get(n, ())]
-        if word in near:
-            return word
-        best = min(
-            ((DamerauLevenshtein.distance(word, w, score_cutoff=limit), w) for w in near if w[0] == word[0]), default=(9, "")
-        )
-        if best[0] > limit:
-            return word
-        mended.append(f"{best[1]} for {word}")
-        return best[1]
-
-    return re.sub(r"\b[a-z]{5,}\b", mend, text), mended
+        best = min(((DamerauLevenshtein.distance(word, w, score_cutoff=limit), w) for w in near if w[0] == word[0]), default=(9, word))
+        if 0 < best[0] <= limit:
+            found.append((word, best[1]))
+    return found
 
 
-def expanded(query: str) -> tuple[str, list[str]]:
-    """The query in English and lower case, misspelt words mended, other words for the same thing added; and what was done."""
-    text, mended = spelled(glossed(query, language_of(query)).lower().replace("tumor", "tumour"))
+def expanded(query: str, known: Callable[[str], bool] = lambda word: False) -> tuple[str, list[str]]:
+    """The query in English and lower case with other words for the same thing added, and what was added.
+
+    What was asked stays: a word that looks misspelt is searched beside its correction, since it may be a name that isn't known here.
+    """
+    text = glossed(query, language_of(query)).lower().replace("tumor", "tumour")
+    mended = spelled(text, known)
+    text = " ".join([text, *(right for _, right in mended)])
     added = [word for pattern, word in _synonyms() if pattern.search(text) and word.lower() not in text]
-    return " ".join([text, *added]), [*mended, *added]
+    return " ".join([text, *added]), [*(f"{right} for {wrong}" for wrong, right in mended), *added]
 
 
 class GuidelineIndex:
@@ -255,22 +251,34 @@ class GuidelineIndex:
 
         Superseded versions are searched only where `version` names one; they never stand beside a current one.
         """
+        from chromadb.errors import NotFoundError
+
         wanted = _Filter(disease, version, modality, document)
-        text, added = expanded(query)
+        try:
+            return self._search(query, limit, facts or {}, wanted)
+        except NotFoundError:  # a collection was replaced meanwhile, by this process or another
+            with self._making:
+                self.chroma.again()
+                self._shelves = {}
+            return self._search(query, limit, facts or {}, wanted)
+
+    def _search(self, query: str, limit: int, facts: dict[str, Any], wanted: "_Filter") -> list[Hit]:
+        shelves = list(self.shelves().values())
+        text, added = expanded(query, lambda word: any(s.words is not None and stems(word) & s.words.counts.keys() for s in shelves))
         vectors: dict[str, Any] = {}
         cosines: dict[str, float] = {}
         words: dict[str, float] = {}
-        for body, shelf in list(self.shelves().items()):
+        for shelf in shelves:
             if shelf.embedder.name not in vectors:
                 vectors[shelf.embedder.name] = shelf.embedder.embed([text])[0]
             vector = vectors[shelf.embedder.name]
-            if body == "box":
-                near, said = self._box(shelf, text, vector, wanted, facts or {})
+            if shelf.body == "box":
+                near, said = self._box(shelf, text, vector, wanted, facts)
             else:
                 near, said = self._asked(shelf, text, vector, wanted, max(DEPTH, 4 * limit))
             cosines |= near
             words |= said
-        if version is not None:
+        if wanted.version:
             cosines |= self._old(text, wanted)
         found = self._open([*dict.fromkeys([*cosines, *words])])
         share = self._shares(text, found)

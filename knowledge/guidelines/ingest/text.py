@@ -93,11 +93,14 @@ def html(data: bytes) -> Read | Refused:
         hidden.extract()
     writer = Writer()
 
+    def put(kind: str, words: str, level: int = 0) -> None:
+        writer.block(kind, re.sub(r"\s+([.,;:!?)])", r"\1", words), level)
+
     def walk(node: Any) -> None:
         loose: list[str] = []
 
         def flush() -> None:
-            writer.block("paragraph", " ".join(loose))
+            put("paragraph", " ".join(loose))
             loose.clear()
 
         for child in node.children:
@@ -105,17 +108,17 @@ def html(data: bytes) -> Read | Refused:
                 loose.append(str(child))
             elif re.fullmatch(r"h[1-6]", child.name):
                 flush()
-                writer.block("heading", child.get_text(" "), int(child.name[1]))
+                put("heading", child.get_text(" "), int(child.name[1]))
             elif child.name == "table":
                 flush()
                 rows = [[c.get_text(" ", strip=True) for c in row.find_all(["td", "th"])] for row in child.find_all("tr")]
                 writer.block("table", table_text(rows))
             elif child.name == "li":
                 flush()
-                writer.block("item", child.get_text(" "))
+                put("item", child.get_text(" "))
             elif child.name in ("p", "blockquote", "pre", "dd", "dt", "figcaption"):
                 flush()
-                writer.block("paragraph", child.get_text(" "))
+                put("paragraph", child.get_text(" "))
             elif child.find(re.compile(r"^(h[1-6]|p|table|li|div|section|article|ul|ol|main|dl)$")):
                 flush()
                 walk(child)
