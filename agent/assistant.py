@@ -15,11 +15,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from agent.answer import Answer, Draft, LeftOut, PlannerRef, Provenance
+from agent.answer import Answer, Conflict, Draft, LeftOut, PlannerRef, Provenance
 from agent.errors import Busy, QuestionRefused, Unknown
 from agent.graph import Turn, build
 from agent.guard import as_data
-from agent.language import missing_line, nothing_line
+from agent.language import conflict_line, missing_line, nothing_line
 from agent.memory import Conversation, Memory
 from agent.prompts import identity, prompt
 from agent.run import Event, Run
@@ -181,7 +181,7 @@ class Assistant:
         return Answer(
             id=f"m_{uuid.uuid4().hex[:16]}",
             conversation_id=conversation.id,
-            text=_text(draft, missing, abstained, language),
+            text=_text(draft, missing, turn.conflicts, abstained, language),
             statements=draft.statements,
             evidence=sorted(shown, key=lambda e: int(e.id[1:])),
             plan=turn.steps,
@@ -243,10 +243,11 @@ def _merged(missing: Sequence[Missing]) -> list[Missing]:
     return kept
 
 
-def _text(draft: Draft, missing: Sequence[Missing], abstained: bool, language: str) -> str:
+def _text(draft: Draft, missing: Sequence[Missing], conflicts: Sequence[Conflict], abstained: bool, language: str) -> str:
     lines = [f"{s.text} {_marks(s.evidence)}" for s in draft.statements]
     if abstained:
         lines.insert(0, draft.lead or nothing_line(language))
+    lines += [conflict_line(language, c.statements, _marks(c.evidence)) for c in conflicts]
     if missing:
         lines.append(missing_line(language, [f"{m.what} ({m.why})" for m in missing]))
     return "\n\n".join(lines)

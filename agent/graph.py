@@ -116,6 +116,10 @@ async def _call(call: ToolCall, turn: Turn) -> ToolMessage:
     turn.missing.extend(reply.missing if reply else [])
     if reply and reply.conflicts:
         turn.conflicts.append(Conflict(statements=reply.conflicts, evidence=[e.id for e in numbered]))
+    for clash in reply.clashes if reply else []:
+        both = turn.memory.number(turn.scope, clash.facts, turn.patient_id)
+        turn.evidence.update({e.id: e for e in both})
+        turn.conflicts.append(Conflict(statements=[clash.statement], evidence=[e.id for e in both]))
     step = PlanStep(tool=name, arguments=call["args"], status=status, seconds=seconds,  # type: ignore[arg-type]
                     evidence=[e.id for e in numbered], message=message)  # fmt: skip
     turn.steps.append(step)

@@ -22,6 +22,17 @@ def nothing_line(language: str) -> str:
     return str(phrases(language)["nothing"])
 
 
+MOST_NAMED = 6
+"""Of what is missing, in the text; the rest stands in the answer's list."""
+
+
 def missing_line(language: str, names: Sequence[str]) -> str:
     """What is missing, in one line."""
-    return f"{phrases(language)['missing']}: {'; '.join(names)}."
+    said = phrases(language)
+    more = [str(said["more"]).format(n=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
+    return f"{said['missing']}: {'; '.join([*names[:MOST_NAMED], *more])}."
+
+
+def conflict_line(language: str, statements: Sequence[str], marks: str) -> str:
+    """What contradicts what, in one line."""
+    return f"{phrases(language)['conflict']}: {' '.join(statements)} {marks}".strip()

@@ -19,6 +19,7 @@ from knowledge.guidelines.minilm import MiniLM
 from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
+from tools.conflicts import Clash, clashes
 from tools.errors import NotApplicable, ToolError, TryAgain
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Reply(Frozen):
     missing: list[Missing] = Field(default_factory=list)
     conflicts: list[str] = Field(default_factory=list)
     """Each a sentence that names two sources which disagree; the reply's facts are its evidence."""
+    clashes: list[Clash] = Field(default_factory=list)
+    """What other sources of the case contradict, each with the facts of both sides; added by `reply`."""
 
 
 Progress = Callable[[int, int], None]
@@ -154,9 +157,12 @@ class CaseTool(BaseTool):
         return reply.text, reply
 
     def reply(self, arguments: dict[str, Any]) -> Reply:
-        """`answer` on checked arguments; errors of the knowledge room become TryAgain."""
+        """`answer` on checked arguments, held against the case's other sources; errors of the knowledge room become TryAgain."""
         try:
-            return self.answer(self.args_schema.model_validate(arguments))
+            found: Reply = self.answer(self.args_schema.model_validate(arguments))
+            if self.bench.case is None:
+                return found
+            return found.model_copy(update={"clashes": [*found.clashes, *clashes(self.bench.case, found.facts)]})
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise TryAgain(f"the arguments of {self.name} don't fit ({problems})", "mend the arguments") from error

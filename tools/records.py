@@ -1,26 +1,41 @@
-"""`patient_record`: values of the patient's structured record (FHIR), each with unit, date and path."""
+"""`patient_record`: values of the patient's record (FHIR, HL7), each with unit, date, trend, reference range and age; and what planning lacks."""
 
+import re
+from datetime import date
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from knowledge.case import Case
 from knowledge.evidence import Fact, Kind, RecordRef
+from knowledge.guidelines.rules.base import specs
 from knowledge.records.model import RecordItem, spelled
+from knowledge.records.planning import Item, disease_of, needs
 from knowledge.records.search import find_items
+from knowledge.records.stated import stated
+from knowledge.records.units import convert, ucum
 from tools.base import Card, CaseTool, Cost, Missing, Reply
+from tools.conflicts import quoted
+from tools.patient_facts import said
 
 MOST = 30
 
 
 class RecordArguments(BaseModel):
-    """Which values to look up."""
+    """Which values to look up, or what to plan."""
 
     model_config = ConfigDict(extra="forbid")
     topics: list[str] = Field(
+        default_factory=list,
         description="Names of values or groups: creatinine, platelets, MGMT, IDH, KPS, molecular, laboratory, condition, "
         "medication, allergy, metastases …; 'all' for everything.",
-        min_length=1, max_length=20,
+        max_length=20,
     )  # fmt: skip
+    for_treatment_of: str | None = Field(
+        None, max_length=100, description="A disease (or `this`, the one on record): what planning its treatment asks for, what of it is known, from where "
+        "and how old, what is missing and what would change with it.",
+    )  # fmt: skip
+    unit: str | None = Field(None, max_length=20, description="UCUM unit in which numbers are wanted too (mg/dL).")
 
 
 class PatientRecord(CaseTool):
@@ -28,26 +43,32 @@ class PatientRecord(CaseTool):
 
     name: str = "patient_record"
     description: str = (
-        "Look up values of the patient's record: laboratory, molecular markers, performance status, conditions, medication."
+        "Look up values of the patient's record: laboratory, molecular markers, performance status, conditions, medication; and what is known "
+        "and missing for planning treatment."
     )
     args_schema: type[BaseModel] = RecordArguments
     asks: ClassVar[list[str]] = [
         "What are the current labs?", "Is her kidney function good enough for gadolinium?", "What is the creatinine?",
         "What is the MGMT status?", "Which IDH status does this tumour have?", "What is the Karnofsky status?", "What are the platelets?",
         "Which medication does the patient take?", "Any allergies?", "Which diagnoses are known?", "Are there known metastases?",
+        "What is missing to plan the treatment?", "What do we know and not know before the tumour board?", "How has the PSA changed?",
     ]  # fmt: skip
-    gives: ClassVar[list[Kind]] = [Kind.RECORD]
+    gives: ClassVar[list[Kind]] = [Kind.RECORD, Kind.REPORT]
     card: ClassVar[Card] = Card(
         intended_use="Quotes the record's own values.", accuracy="As the record states it.",
-        limits="The newest value of each name; reads Observation, Condition, medication, allergy, procedure.",
+        limits="The newest value of each name and how it changed; reads Observation, Condition, medication, allergy, procedure, variants, family "
+        "history. Units that aren't known are shown, never converted.", version="2",
     )  # fmt: skip
     cost: ClassVar[Cost] = Cost(seconds=0.02)
 
     def answer(self, arguments: RecordArguments) -> Reply:
-        items = self.bench.required_case.items
-        wanted = arguments.topics
+        case = self.bench.required_case
+        if arguments.for_treatment_of is not None:
+            return _planning(case, arguments.for_treatment_of)
+        items = case.items
+        wanted = arguments.topics or ["all"]
         found = _newest(items) if "all" in [w.lower() for w in wanted] else find_items(wanted, items)
-        facts = [_fact(i) for i in found[:MOST]]
+        facts = [_fact(i, case, arguments.unit) for i in found[:MOST]]
         unmet = [w for w in wanted if w.lower() != "all" and not find_items([w], items)]
         missing = [
             Missing(what=w, why="the record holds no such value" if items else "the case holds no structured record",
@@ -65,13 +86,107 @@ def _newest(items: list[RecordItem]) -> list[RecordItem]:
     return list(seen.values())
 
 
-def _fact(item: RecordItem) -> Fact:
-    when = f" ({item.date})" if item.date else ""
-    if item.value is None:
-        status = f", {item.status}" if item.status else ""
-        statement = f"The record lists the {item.category} {item.name}{status}{when}."
-    else:
-        statement = f"The record gives {item.name}: {item.value}{spelled(item.unit)}{when}."
+def _fact(item: RecordItem, case: Case, unit: str | None = None) -> Fact:
+    more = [*_range(item), *_converted(item, unit), *_trend(item, case.items), *_age(item, case)]
+    statement = said(item)[:-1] + "".join(f"; {m}" for m in more) + "."
     code = item.codes[0] if item.codes else None
     return Fact(kind=Kind.RECORD, title=item.name, statement=statement, value=item.value if item.value is not None else item.name,
                 unit=item.unit, code=code, source=RecordRef(resource=item.resource, path=item.path, date=item.date))  # fmt: skip
+
+
+def _number(item: RecordItem) -> float | None:
+    return float(item.value) if isinstance(item.value, int | float) and not isinstance(item.value, bool) else None
+
+
+def _range(item: RecordItem) -> list[str]:
+    """The reference range, and where the value lies."""
+    value = _number(item)
+    if value is None or (item.low is None and item.high is None):
+        return [f"marked {item.interpretation}"] if item.interpretation else []
+    if item.low is not None and item.high is not None:
+        bounds = f"{item.low:g} to {item.high:g}"
+    else:
+        bounds = f"from {item.low:g}" if item.low is not None else f"up to {item.high:g}"
+    where = "below it" if item.low is not None and value < item.low else "above it" if item.high is not None and value > item.high else "within it"
+    return [f"reference {bounds}{spelled(item.unit)}, {where}"]
+
+
+_SUBSTANCES = ("creatinin", "bilirubin")
+
+
+def _converted(item: RecordItem, unit: str | None) -> list[str]:
+    value = _number(item)
+    if unit is None or value is None:
+        return []
+    substance = next((s for s in _SUBSTANCES if s in item.name.lower()), "")
+    changed = convert(value, item.unit, ucum(unit), "creatinine" if substance == "creatinin" else substance)
+    if changed is None:
+        return [f"not converted: {item.unit or 'no unit'} and {unit} don't go together, or one isn't known"]
+    return [f"that is {changed:g}{spelled(ucum(unit))}"] if ucum(item.unit) != ucum(unit) else []
+
+
+def _trend(item: RecordItem, items: list[RecordItem]) -> list[str]:
+    """The value before this one, in the same unit, and the change."""
+    value = _number(item)
+    if value is None or not item.date:
+        return []
+    codes = {(c.system, c.code) for c in item.codes}
+    for other in items:
+        same = other.name == item.name or bool(codes & {(c.system, c.code) for c in other.codes})
+        before = _number(other)
+        if not same or before is None or not other.date or other.date >= item.date:
+            continue
+        before = convert(before, other.unit, ucum(item.unit))
+        if before is None:
+            return [f"an earlier value of {other.date} is in {other.unit or 'no unit'} and wasn't converted"]
+        word = "unchanged from" if before == value else "up from" if value > before else "down from"
+        percent = f", {100 * (value - before) / before:+.0f} %" if before and before != value else ""
+        return [f"{word} {before:g}{spelled(item.unit)} on {other.date}{percent}"]
+    return []
+
+
+def _age(item: RecordItem, case: Case) -> list[str]:
+    """How old the value is against the newest entry of the case, in days."""
+    days = [d[:10] for d in [*(s.date for s in case.studies), *(r.date for r in case.reports), *(i.date for i in case.items)] if d and len(d) >= 10]
+    try:
+        apart = (date.fromisoformat(max(days)) - date.fromisoformat((item.date or "")[:10])).days
+    except ValueError:
+        return []
+    return [f"{apart} day{'' if apart == 1 else 's'} before the newest entry of the case"] if apart > 0 else []
+
+
+def _planning(case: Case, asked: str) -> Reply:
+    """What is known for planning the treatment of a disease, from where and how old, and what is missing."""
+    conditions = " ".join(i.name for i in case.items if i.category == "condition")
+    titles = " ".join(r.text[:4000] for r in case.reports)
+    disease = disease_of(asked, conditions, titles) if asked.lower() != "this" else disease_of(conditions, titles)
+    if disease is None:
+        missing = Missing(what="the disease", why="neither the question nor the record names one that is known here",
+                          would_change=f"what its treatment asks for could be listed ({', '.join(needs())})")  # fmt: skip
+        return Reply(text="No disease is named.", missing=[missing])
+    facts: list[Fact] = []
+    missing_items: list[Missing] = []
+    for item in needs()[disease][1]:
+        found = _known(case, item)
+        if found is None:
+            missing_items.append(Missing(what=item.name, why=f"neither record nor reports state it (planning treatment of {disease})",
+                                         would_change=item.would_change))  # fmt: skip
+        elif found.title != "age":
+            facts.append(found)
+    kept = list({f.statement: f for f in facts}.values())
+    listed = "; ".join(m.what for m in missing_items) or "nothing on the list"
+    text = "\n".join([*(f.statement for f in kept), f"Missing for planning the treatment of {disease}: {listed}."])
+    return Reply(text=text, facts=kept, missing=missing_items)
+
+
+def _known(case: Case, item: Item) -> Fact | None:
+    if item.patient == "age":
+        return Fact(kind=Kind.RECORD, title="age", statement="", value=case.age_years,
+                    source=RecordRef(resource="Patient", path="birthDate")) if case.age_years is not None else None  # fmt: skip
+    for one in case.items if item.record else []:
+        words = f"{one.name} {one.category}"
+        if re.search(item.record, words, re.I):
+            return _fact(one, case)
+    wanted = next((s["facts"][item.report] for s in specs().values() if item.report in s["facts"]), None) if item.report else None
+    told = stated(item.report or "", case.reports, wanted) if wanted is not None else None
+    return quoted(told.report, told.sentence) if told is not None else None

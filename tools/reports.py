@@ -1,13 +1,17 @@
 """`retrieve_reports`: sentences of the patient's reports that speak of what is asked, word for word."""
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from knowledge.evidence import Fact, Kind, ReportSpan
+from knowledge.evidence import Kind
 from knowledge.records.model import Report
-from knowledge.records.reports import Sentence
+from knowledge.studies.which import body_part_of
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
+from tools.conflicts import quoted
+
+Section = Literal["INDICATION", "TECHNIQUE", "COMPARISON", "FINDINGS", "IMPRESSION", "CONCLUSION", "DIAGNOSIS", "RECOMMENDATION", "SPECIMEN", "MICROSCOPY"]
 
 
 class ReportArguments(BaseModel):
@@ -20,6 +24,11 @@ class ReportArguments(BaseModel):
     month: str | None = Field(
         None, description="Only reports of this month, as 2024-05, or -01 for any January.", pattern=r"^(\d{4})?-?\d{2}$"
     )
+    section: Section | None = Field(None, description="Only sentences under this heading, in whichever language it is written.")
+    since: str | None = Field(None, description="Only reports from this date on (2024-05-31).", pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")
+    until: str | None = Field(None, description="Only reports up to this date.", pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")
+    body_part: str | None = Field(None, max_length=40, description="Only reports on this body part (chest, brain …).")
+    recommendations: bool = Field(False, description="True for what reports recommend or schedule, whatever the query.")
 
 
 class RetrieveReports(CaseTool):
@@ -32,43 +41,51 @@ class RetrieveReports(CaseTool):
         "What did the last report say about the left ventricle?", "What does the report mention?", "Is it described in the report?",
         "Quote the findings of the previous report", "What did the radiologist write about the midline?",
         "What does the pathology report say?", "Was there oedema according to the report?", "What was the impression?",
+        "Which follow-up did the report recommend?",
     ]  # fmt: skip
     needs: ClassVar[Needs] = Needs()
     gives: ClassVar[list[Kind]] = [Kind.REPORT]
     card: ClassVar[Card] = Card(
-        intended_use="Finds sentences in the case's own reports.", accuracy="Tests on the sample reports; no larger evaluation yet.",
-        limits="English reports best; what a report says is quoted, not judged.",
+        intended_use="Finds sentences in the case's own reports.", accuracy="Scored on reports in five languages: docs/figures/eval.json.",
+        limits="What a report says is quoted, with how it is asserted (stated, denied, with doubt); it isn't judged.", version="2",
     )  # fmt: skip
     cost: ClassVar[Cost] = Cost(seconds=0.05)
 
     def answer(self, arguments: ReportArguments) -> Reply:
         case = self.bench.required_case
-        reports: list[Report] = case.reports
-        if arguments.report:
-            reports = [r for r in reports if arguments.report in (r.handle, r.id)]
-        if arguments.month:
-            month = arguments.month if arguments.month[0].isdigit() and len(arguments.month) > 2 else f"-{arguments.month[-2:]}-"
-            reports = [r for r in reports if month in (r.date or "")]
+        reports = [r for r in case.reports if _wanted(r, arguments)]
         if arguments.last and reports:
             reports = reports[-1:]
         if not reports:
             which = f" of {arguments.month}" if arguments.month else ""
             missing = Missing(what=f"a report{which}", why="the case holds none", would_change="it could be quoted")
             return Reply(text=f"The case holds no such report{which}.", missing=[missing])
-        hits = self.bench.resources.records.sentences(arguments.query, reports)
+        search = self.bench.resources.records
+        if arguments.recommendations:
+            hits = search.recommendations(reports)
+        else:
+            hits = search.sentences(arguments.query, reports, section=arguments.section)
         if not hits:
             read = ", ".join(f"{r.handle} ({r.date or 'undated'})" for r in reports)
             missing = Missing(what=f"a statement about: {arguments.query[:80]}", why=f"no sentence of {read} speaks of it",
                               would_change="it could be quoted")  # fmt: skip
             return Reply(text=f"No sentence of {read} speaks of it.", missing=[missing])
-        facts = [_fact(h.report, h.sentence) for h in hits]
+        facts = [quoted(h.report, h.sentence) for h in hits]
         return Reply(text="\n".join(f.statement for f in facts), facts=facts)
 
 
-def _fact(report: Report, sentence: Sentence) -> Fact:
-    section = sentence.section or "text"
-    text, start, end = sentence.text, sentence.start, sentence.end
-    when = report.date or "undated"
-    statement = f'The report {report.handle} of {when} states under {section.lower()}: "{text}"'
-    return Fact(kind=Kind.REPORT, title=f"{report.title}, {when}", statement=statement, value=text,
-                source=ReportSpan(record_id=report.id, section=section, start=start, end=end))  # fmt: skip
+def _wanted(report: Report, asked: ReportArguments) -> bool:
+    day = report.date or ""
+    if asked.report and asked.report not in (report.handle, report.id):
+        return False
+    if asked.month:
+        month = asked.month if asked.month[0].isdigit() and len(asked.month) > 2 else f"-{asked.month[-2:]}-"
+        if month not in day:
+            return False
+    if (asked.since and day < asked.since) or (asked.until and (not day or day[: len(asked.until)] > asked.until)):
+        return False
+    if asked.body_part:
+        part = asked.body_part.lower()
+        named = body_part_of(f"{report.title} {report.text[:400]}").lower()
+        return part in named or bool(re.search(rf"\b{re.escape(part)}", f"{report.title} {report.text[:400]}", re.I))
+    return True

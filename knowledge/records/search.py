@@ -8,7 +8,9 @@ from functools import lru_cache
 import numpy as np
 
 from knowledge.guidelines.minilm import MiniLM
+from knowledge.language import glossed, language_of
 from knowledge.records.model import RecordItem, Report
+from knowledge.records.reading import read, sides
 from knowledge.records.reports import Sentence, sentences
 
 SIMILAR = 0.62
@@ -63,6 +65,13 @@ def _cut(text: str) -> tuple[Sentence, ...]:
     return tuple(sentences(text))
 
 
+@lru_cache(maxsize=512)
+def _in_english(text: str) -> tuple[str, ...]:
+    """The report's sentences with the terms of its language put into English; English ones as they are."""
+    language = language_of(text[:2000])
+    return tuple(glossed(s.text, language) for s in _cut(text))
+
+
 class RecordSearch:
     """Meaning (MiniLM) and words together, over one patient's few hundred sentences: no index is kept."""
 
@@ -72,31 +81,39 @@ class RecordSearch:
 
     def _embedded(self, report: Report) -> np.ndarray:
         if report.id not in self._vectors:
-            self._vectors[report.id] = self.embedder.embed([s.text for s in _cut(report.text)])
+            self._vectors[report.id] = self.embedder.embed(_in_english(report.text))
         return self._vectors[report.id]
 
-    def sentences(self, query: str, reports: Sequence[Report], limit: int = 4) -> list[SentenceHit]:
-        """The sentences that answer `query`, best first; empty where no report speaks of it."""
-        words = content_words(query)
-        if named := [s for s in SECTIONS if s.lower() in query.lower()]:
+    def sentences(self, query: str, reports: Sequence[Report], limit: int = 4, section: str | None = None) -> list[SentenceHit]:
+        """The sentences that answer `query` (in any of the languages of reports), best first; empty where no report speaks of it."""
+        asked = glossed(query, language_of(query)) if not query.isascii() or language_of(query) != "en" else query
+        words = content_words(asked)
+        if section is None and (named := [s for s in SECTIONS if s.lower() in asked.lower()]):
             words = [w for w in words if w not in {stem(s) for s in SECTIONS}]
             if not words:
-                return [SentenceHit(r, s, 1.0) for r in reports[::-1] for s in _cut(r.text) if s.section in named][:limit]
+                return [SentenceHit(r, s, 1.0) for r in reports[::-1] for s in _cut(r.text) if s.part in named][:limit]
         if not words:
             return []
-        sides = {s for s in ("left", "right") if re.search(rf"\b{s}\b", query, re.I)}
-        vector = self.embedder.embed([query])[0]
+        wanted = {s for s in sides(asked) if s != "both"}
+        vector = self.embedder.embed([asked])[0]
         hits = []
         for report in reports:
-            for sentence, cosine in zip(_cut(report.text), self._embedded(report) @ vector, strict=True):
-                theirs = {s for s in ("left", "right") if re.search(rf"\b{s}\b", sentence.text, re.I)}
-                if len(sides) == 1 and theirs and not sides & theirs:
+            foreign = _in_english(report.text)
+            for sentence, english, cosine in zip(_cut(report.text), foreign, self._embedded(report) @ vector, strict=True):
+                theirs = sides(sentence.text)
+                if (section and sentence.part != section) or (len(wanted) == 1 and theirs and not wanted & theirs):
                     continue
-                own = {stem(w) for w in re.findall(r"[^\W\d_]{2,}|\d+p|\d+q", sentence.text.lower())}
+                own = {stem(w) for w in re.findall(r"[^\W\d_]{2,}|\d+p|\d+q", f"{sentence.text} {english}".lower())}
                 shared = sum(w in own for w in words) / len(words)
                 if (shared >= SHARED and cosine >= RELATED) or (cosine >= SIMILAR and shared >= PARTLY):
                     hits.append(SentenceHit(report, sentence, float(cosine) + shared))
         return sorted(hits, key=lambda h: -h.score)[:limit]
+
+    def recommendations(self, reports: Sequence[Report], limit: int = 6) -> list[SentenceHit]:
+        """What the reports recommend or schedule, the newest report first."""
+        found = [SentenceHit(r, s, 1.0) for r in reports[::-1] for s in _cut(r.text)
+                 if s.part == "RECOMMENDATION" or (s.part not in ("TECHNIQUE", "INDICATION") and read(s.text).recommends)]  # fmt: skip
+        return found[:limit]
 
 
 # Names under which clinicians ask for a value, by LOINC code or by word in the value's name.

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent.answer import Conflict
 from knowledge.case import Case, open_case
 from knowledge.errors import NotFound
 from knowledge.evidence import Evidence, Frozen
@@ -39,6 +40,7 @@ class Ran(Frozen):
     text: str
     evidence: list[Evidence]
     missing: list[Missing]
+    conflicts: list[Conflict] = []
     seconds: float
 
 
@@ -90,7 +92,12 @@ def _run(house: HouseDep, name: str, request: RunRequest, stop: threading.Event)
         text = f"{error}. {error.hint}".strip()
         return Ran(status=error.status, text=text, evidence=[], missing=[], seconds=round(time.perf_counter() - started, 3))
     scope = f"t_{uuid.uuid4().hex[:16]}"
-    evidence = house.memory.number(scope, reply.facts, case.patient.id if case else None)
-    return Ran(
-        status="ok", text=reply.text, evidence=evidence, missing=reply.missing, seconds=round(time.perf_counter() - started, 3)
-    )
+    patient = case.patient.id if case else None
+    evidence = house.memory.number(scope, reply.facts, patient)
+    conflicts = [Conflict(statements=reply.conflicts, evidence=[e.id for e in evidence])] if reply.conflicts else []
+    for clash in reply.clashes:
+        both = house.memory.number(scope, clash.facts, patient)
+        evidence += [e for e in both if e.id not in {k.id for k in evidence}]
+        conflicts.append(Conflict(statements=[clash.statement], evidence=[e.id for e in both]))
+    return Ran(status="ok", text=reply.text, evidence=evidence, missing=reply.missing, conflicts=conflicts,
+               seconds=round(time.perf_counter() - started, 3))  # fmt: skip
