@@ -159,13 +159,15 @@ class CaseTool(BaseTool):
     def reply(self, arguments: dict[str, Any]) -> Reply:
         """`answer` on checked arguments, held against the case's other sources; errors of the knowledge room become TryAgain."""
         try:
-            found: Reply = self.answer(self.args_schema.model_validate(arguments))
-            if self.bench.case is None:
-                return found
-            return found.model_copy(update={"clashes": [*found.clashes, *clashes(self.bench.case, found.facts)]})
+            checked = self.args_schema.model_validate(arguments)
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise TryAgain(f"the arguments of {self.name} don't fit ({problems})", "mend the arguments") from error
+        try:
+            found: Reply = self.answer(checked)
+            if self.bench.case is None:
+                return found
+            return found.model_copy(update={"clashes": [*found.clashes, *clashes(self.bench.case, found.facts)]})
         except KnowledgeError as error:
             raise TryAgain(str(error), error.hint) from error
 

@@ -18,10 +18,15 @@ DAYS = 14
 DIFFERENT_MM, DIFFERENT = 5.0, 0.25
 """Sizes differ when they are both 5 mm and a quarter apart, beyond the measurement's own interval: the change that RECIST 1.1 asks at least for
 progression is 5 mm, and a quarter is what RANO 2.0 counts in products."""
-_LESION = re.compile(r"\bmass(es)?\b|\blesions?\b|\btumou?rs?\b|\bnodules?\b|\bmetastas|\bglioma|\braumforderung|\bläsion|\bmasse\b|\blésion|\blesión|\bmasa\b|肿块|病灶|占位|肿瘤", re.I)
+_LESION = re.compile(
+    r"\bmass(es)?\b|\blesions?\b|\btumou?rs?\b|\bnodules?\b|\bmetastas|\bglioma|\braumforderung|\bläsion|\bmasse\b|\blésion|\blesión|\bmasa\b|肿块|病灶|占位|肿瘤",
+    re.I,
+)
 _COUNT = {"no": 0, "one": 1, "single": 1, "solitary": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "zwei": 2, "drei": 3, "deux": 2,
           "trois": 3, "dos": 2, "tres": 3}  # fmt: skip
-_COUNTED = re.compile(rf"\b({'|'.join(_COUNT)}|\d{{1,2}})\s+(?:\w+[\s-]+){{0,3}}?(?:lesions?|masses|mass|nodules?|metastas[ei]s|tumou?rs?)\b", re.I)
+_COUNTED = re.compile(
+    rf"\b({'|'.join(_COUNT)}|\d{{1,2}})\s+(?:\w+[\s-]+){{0,3}}?(?:lesions?|masses|mass|nodules?|metastas[ei]s|tumou?rs?)\b", re.I
+)
 
 
 class Clash(Frozen):
@@ -88,7 +93,13 @@ def _size(fact: Fact, handle: str, day: str | None, report: Report, sentence: Se
 def _side(fact: Fact, handle: str, report: Report, sentence: Sentence) -> Iterator[Clash]:
     side = fact.value.get("side")
     named = read(sentence.text).sides
-    if side in ("left", "right") and not fact.value.get("crosses_midline") and named and side not in named and named <= {"left", "right"}:
+    if (
+        side in ("left", "right")
+        and not fact.value.get("crosses_midline")
+        and named
+        and side not in named
+        and named <= {"left", "right"}
+    ):
         words = (f"The outline on study {handle} lies on the {side}, the report {report.handle} of {report.date} speaks of the "
                  f"{' and '.join(sorted(named))}.")  # fmt: skip
         yield Clash(statement=words, facts=[fact, quoted(report, sentence)])

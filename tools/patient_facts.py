@@ -1,17 +1,19 @@
 """Facts for a rule that the patient's own record or reports already hold, each with where it stands."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from knowledge.case import Case
-from knowledge.evidence import Evidence, Fact, Origin, RecordRef, ReportSpan
+from knowledge.evidence import Evidence, Fact, Origin
 from knowledge.guidelines.rules import Rule
-from knowledge.records.model import RecordItem, spelled
+from knowledge.records.model import RecordItem, Report
 from knowledge.records.search import find_items
 from knowledge.records.stated import Stated, stated
 from knowledge.records.units import convert
+from tools.conflicts import quoted
+from tools.recorded import record_fact
 
 Reader = Callable[[RecordItem], Any]
 
@@ -22,7 +24,14 @@ class Known:
 
     value: Any
     origin: Origin
+    fact: Fact | None = None
     conflict: str = ""
+
+    @classmethod
+    def of(cls, value: Any, fact: Fact, conflict: str = "") -> "Known":
+        """From a fact of the record or a report, which is the origin."""
+        source: Any = fact.source
+        return cls(value, Origin(kind=str(fact.kind), statement=fact.statement, source=source), fact, conflict)
 
 
 def facts_of_case(case: Case, rule: Rule) -> dict[str, Known]:
@@ -44,10 +53,29 @@ def facts_of_case(case: Case, rule: Rule) -> dict[str, Known]:
         told = stated(name, about, spec)
         if item is not None:
             clash = told is not None and told.value != value and not isinstance(value, float)
-            known[name] = Known(value, _of_item(item), _clash(name, value, told) if clash and told is not None else "")
+            known[name] = Known.of(
+                value, record_fact(item, case), _clash(name, value, told) if clash and told is not None else ""
+            )
         elif told is not None:
-            known[name] = Known(told.value, _of_report(told))
+            known[name] = Known.of(told.value, quoted(told.report, told.sentence))
+    if "risk_factors" in rule.spec["facts"]:
+        known |= _risk_factors(case, about)
     return _one_unit_each(known, rule)
+
+
+def _risk_factors(case: Case, about: Sequence[Report]) -> dict[str, Known]:
+    """The risk factors that reports and record state; none stated says nothing of the risk."""
+    found: list[tuple[str, Fact]] = []
+    for name in ("emphysema", "upper_lobe", "spiculation"):
+        told = stated(name, about, {"type": "boolean"})
+        if told is not None and told.value is True:
+            found.append((name, quoted(told.report, told.sentence)))
+    for item in case.items:
+        if _READERS["family_history_lung_cancer"](item) and item.category == "family history":
+            found.append(("family_history_lung_cancer", record_fact(item, case)))
+    if not found:
+        return {}
+    return {"risk_factors": Known.of(list(dict.fromkeys(n for n, _ in found)), found[0][1])}
 
 
 _ORGANS = {
@@ -185,28 +213,6 @@ def _tnm(item: RecordItem, letter: str) -> str | None:
     return match.group(1) if match else None
 
 
-def said(item: RecordItem) -> str:
-    """The item as a sentence, with its date."""
-    when = f" ({item.date})" if item.date else ""
-    if item.value is None:
-        status = f", {item.status}" if item.status else ""
-        return f"The record lists the {item.category} {item.name}{status}{when}."
-    return f"The record gives {item.name}: {item.value}{spelled(item.unit)}{when}."
-
-
-def _of_item(item: RecordItem) -> Origin:
-    return Origin(kind="record", statement=said(item), source=RecordRef(resource=item.resource, path=item.path, date=item.date))
-
-
-def _of_report(told: Stated) -> Origin:
-    part = told.sentence.section or "text"
-    words = (
-        f'The report {told.report.handle} of {told.report.date or "undated"} states under {part.lower()}: "{told.sentence.text}"'
-    )
-    span = ReportSpan(record_id=told.report.id, section=part, start=told.sentence.start, end=told.sentence.end)
-    return Origin(kind="report", statement=words, source=span)
-
-
 def _clash(name: str, value: Any, told: Stated) -> str:
     return (f"The record gives {name.replace('_', ' ')} {value}, the report {told.report.handle} of {told.report.date or 'undated'} "
             f"{told.value}; the record's value was used.")  # fmt: skip
@@ -229,11 +235,3 @@ def origin_of(evidence: Evidence) -> Origin:
     source: Any = evidence.source
     kept = source if type(source).__name__ in ("ImageRef", "ReportSpan", "RecordRef") else None
     return Origin(kind=str(evidence.kind), statement=evidence.statement, evidence=evidence.id, source=kept)
-
-
-def as_fact(origin: Origin, value: Any, title: str) -> Fact | None:
-    """The origin as a fact of its own, so that the input can be opened like any evidence."""
-    if origin.source is None or origin.evidence is not None or origin.kind not in ("record", "report"):
-        return None
-    shown = value if not isinstance(value, bool) else str(value).lower()
-    return Fact(kind=origin.kind, title=title, statement=origin.statement, value=shown, source=origin.source)

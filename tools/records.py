@@ -1,7 +1,6 @@
 """`patient_record`: values of the patient's record (FHIR, HL7), each with unit, date, trend, reference range and age; and what planning lacks."""
 
 import re
-from datetime import date
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,14 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from knowledge.case import Case
 from knowledge.evidence import Fact, Kind, RecordRef
 from knowledge.guidelines.rules.base import specs
-from knowledge.records.model import RecordItem, spelled
+from knowledge.records.model import RecordItem
 from knowledge.records.planning import Item, disease_of, needs
 from knowledge.records.search import find_items
 from knowledge.records.stated import stated
-from knowledge.records.units import convert, ucum
 from tools.base import Card, CaseTool, Cost, Missing, Reply
 from tools.conflicts import quoted
-from tools.patient_facts import said
+from tools.recorded import record_fact
 
 MOST = 30
 
@@ -68,7 +66,7 @@ class PatientRecord(CaseTool):
         items = case.items
         wanted = arguments.topics or ["all"]
         found = _newest(items) if "all" in [w.lower() for w in wanted] else find_items(wanted, items)
-        facts = [_fact(i, case, arguments.unit) for i in found[:MOST]]
+        facts = [record_fact(i, case, arguments.unit) for i in found[:MOST]]
         unmet = [w for w in wanted if w.lower() != "all" and not find_items([w], items)]
         missing = [
             Missing(what=w, why="the record holds no such value" if items else "the case holds no structured record",
@@ -84,75 +82,6 @@ def _newest(items: list[RecordItem]) -> list[RecordItem]:
     for item in items:
         seen.setdefault(item.name, item)
     return list(seen.values())
-
-
-def _fact(item: RecordItem, case: Case, unit: str | None = None) -> Fact:
-    more = [*_range(item), *_converted(item, unit), *_trend(item, case.items), *_age(item, case)]
-    statement = said(item)[:-1] + "".join(f"; {m}" for m in more) + "."
-    code = item.codes[0] if item.codes else None
-    return Fact(kind=Kind.RECORD, title=item.name, statement=statement, value=item.value if item.value is not None else item.name,
-                unit=item.unit, code=code, source=RecordRef(resource=item.resource, path=item.path, date=item.date))  # fmt: skip
-
-
-def _number(item: RecordItem) -> float | None:
-    return float(item.value) if isinstance(item.value, int | float) and not isinstance(item.value, bool) else None
-
-
-def _range(item: RecordItem) -> list[str]:
-    """The reference range, and where the value lies."""
-    value = _number(item)
-    if value is None or (item.low is None and item.high is None):
-        return [f"marked {item.interpretation}"] if item.interpretation else []
-    if item.low is not None and item.high is not None:
-        bounds = f"{item.low:g} to {item.high:g}"
-    else:
-        bounds = f"from {item.low:g}" if item.low is not None else f"up to {item.high:g}"
-    where = "below it" if item.low is not None and value < item.low else "above it" if item.high is not None and value > item.high else "within it"
-    return [f"reference {bounds}{spelled(item.unit)}, {where}"]
-
-
-_SUBSTANCES = ("creatinin", "bilirubin")
-
-
-def _converted(item: RecordItem, unit: str | None) -> list[str]:
-    value = _number(item)
-    if unit is None or value is None:
-        return []
-    substance = next((s for s in _SUBSTANCES if s in item.name.lower()), "")
-    changed = convert(value, item.unit, ucum(unit), "creatinine" if substance == "creatinin" else substance)
-    if changed is None:
-        return [f"not converted: {item.unit or 'no unit'} and {unit} don't go together, or one isn't known"]
-    return [f"that is {changed:g}{spelled(ucum(unit))}"] if ucum(item.unit) != ucum(unit) else []
-
-
-def _trend(item: RecordItem, items: list[RecordItem]) -> list[str]:
-    """The value before this one, in the same unit, and the change."""
-    value = _number(item)
-    if value is None or not item.date:
-        return []
-    codes = {(c.system, c.code) for c in item.codes}
-    for other in items:
-        same = other.name == item.name or bool(codes & {(c.system, c.code) for c in other.codes})
-        before = _number(other)
-        if not same or before is None or not other.date or other.date >= item.date:
-            continue
-        before = convert(before, other.unit, ucum(item.unit))
-        if before is None:
-            return [f"an earlier value of {other.date} is in {other.unit or 'no unit'} and wasn't converted"]
-        word = "unchanged from" if before == value else "up from" if value > before else "down from"
-        percent = f", {100 * (value - before) / before:+.0f} %" if before and before != value else ""
-        return [f"{word} {before:g}{spelled(item.unit)} on {other.date}{percent}"]
-    return []
-
-
-def _age(item: RecordItem, case: Case) -> list[str]:
-    """How old the value is against the newest entry of the case, in days."""
-    days = [d[:10] for d in [*(s.date for s in case.studies), *(r.date for r in case.reports), *(i.date for i in case.items)] if d and len(d) >= 10]
-    try:
-        apart = (date.fromisoformat(max(days)) - date.fromisoformat((item.date or "")[:10])).days
-    except ValueError:
-        return []
-    return [f"{apart} day{'' if apart == 1 else 's'} before the newest entry of the case"] if apart > 0 else []
 
 
 def _planning(case: Case, asked: str) -> Reply:
@@ -186,7 +115,7 @@ def _known(case: Case, item: Item) -> Fact | None:
     for one in case.items if item.record else []:
         words = f"{one.name} {one.category}"
         if re.search(item.record, words, re.I):
-            return _fact(one, case)
+            return record_fact(one, case)
     wanted = next((s["facts"][item.report] for s in specs().values() if item.report in s["facts"]), None) if item.report else None
     told = stated(item.report or "", case.reports, wanted) if wanted is not None else None
     return quoted(told.report, told.sentence) if told is not None else None

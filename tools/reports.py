@@ -11,7 +11,18 @@ from knowledge.studies.which import body_part_of
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.conflicts import quoted
 
-Section = Literal["INDICATION", "TECHNIQUE", "COMPARISON", "FINDINGS", "IMPRESSION", "CONCLUSION", "DIAGNOSIS", "RECOMMENDATION", "SPECIMEN", "MICROSCOPY"]
+Section = Literal[
+    "INDICATION",
+    "TECHNIQUE",
+    "COMPARISON",
+    "FINDINGS",
+    "IMPRESSION",
+    "CONCLUSION",
+    "DIAGNOSIS",
+    "RECOMMENDATION",
+    "SPECIMEN",
+    "MICROSCOPY",
+]
 
 
 class ReportArguments(BaseModel):
@@ -25,7 +36,9 @@ class ReportArguments(BaseModel):
         None, description="Only reports of this month, as 2024-05, or -01 for any January.", pattern=r"^(\d{4})?-?\d{2}$"
     )
     section: Section | None = Field(None, description="Only sentences under this heading, in whichever language it is written.")
-    since: str | None = Field(None, description="Only reports from this date on (2024-05-31).", pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")
+    since: str | None = Field(
+        None, description="Only reports from this date on (2024-05-31).", pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$"
+    )
     until: str | None = Field(None, description="Only reports up to this date.", pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")
     body_part: str | None = Field(None, max_length=40, description="Only reports on this body part (chest, brain …).")
     recommendations: bool = Field(False, description="True for what reports recommend or schedule, whatever the query.")

@@ -10,7 +10,7 @@ from knowledge.guidelines.rules import RULES, Outcome, Rule
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.concepts import EGFR
 from tools.errors import TryAgain
-from tools.patient_facts import as_fact, facts_of_case, from_evidence, origin_of
+from tools.patient_facts import facts_of_case, from_evidence, origin_of
 
 
 class ApplyArguments(BaseModel):
@@ -79,7 +79,7 @@ class ApplyGuideline(CaseTool):
                          inputs=inputs, missing=outcome.missing, origins=origins, would_change=outcome.would_change)  # fmt: skip
         fact = Fact(kind=Kind.RULE, title=chosen.spec["title"], statement=statement, value=value, source=source,
                     code=EGFR if chosen.name == "egfr_contrast" else None)  # fmt: skip
-        stands_on = [f for n, o in origins.items() if (f := as_fact(o, inputs[n], n.replace("_", " "))) is not None]
+        stands_on = [k.fact for n, k in known.items() if k.fact is not None and origins.get(n) == k.origin]
         return Reply(text=statement, facts=[fact, *_once(stands_on)], missing=_lacking(chosen, outcome), conflicts=conflicts)
 
     def _linked(self, evidence: dict[str, str], specs: dict[str, Any]) -> dict[str, tuple[Any, Origin]]:

@@ -60,6 +60,7 @@ class BuiltinPlanner(BaseChatModel):
         done = _calls_of(since)
         offered = [t["name"] for t in tools]
         calls = steps.wanted(asked, case, offered, _premise_found(since))
+        calls = steps.linked(calls, done, _measured(since))
         after = {t["name"]: t["needs"]["after"] for t in tools}
         now = steps.due(calls, done, after)
         return AIMessage(
@@ -109,6 +110,13 @@ def _results(since: Sequence[BaseMessage]) -> dict[str, list[str]]:
             ids = re.findall(r'^\{"evidence": "(E\d+)"', str(message.content), re.M)
             found.setdefault(message.name or "", []).extend(ids)
     return found
+
+
+def _measured(since: Sequence[BaseMessage]) -> list[tuple[str, str]]:
+    """Number and statement of what `measure` gave."""
+    lines = [line for m in since if isinstance(m, ToolMessage) and m.name == "measure" for line in str(m.content).splitlines()]
+    rows = [json.loads(line) for line in lines if line.startswith('{"evidence"')]
+    return [(str(r["evidence"]), str(r["statement"])) for r in rows]
 
 
 def _premise_found(since: Sequence[BaseMessage]) -> bool:

@@ -9,7 +9,8 @@ from agent.planner.understand import Understanding
 
 MAX_PASSAGES = 3
 """Guideline passages in one answer; more are noise."""
-_FIRST = {"contrast": ["apply_guideline", "patient_record", "search_guidelines"],
+_FIRST = {"planning": ["patient_record", "apply_guideline"],
+          "contrast": ["apply_guideline", "patient_record", "search_guidelines"],
           "guideline": ["apply_guideline", "search_guidelines", "patient_record"],
           "summary": ["list_studies", "retrieve_reports", "patient_record"],
           "see": ["list_studies", "segment", "measure"], "size": ["measure", "segment"]}  # fmt: skip
@@ -59,7 +60,7 @@ def _statements(asked: Understanding, evidence: dict[str, dict[str, Any]], resul
         if tool == "measure" and "size" not in asked.intents and "growth" not in asked.intents:
             ids = ids[:2]
         chosen += [i for i in ids if i in evidence]
-    return [{"text": _sentence(asked, evidence[i]), "evidence": [i]} for i in chosen]
+    return [{"text": _sentence(asked, evidence[i]), "evidence": [i]} for i in dict.fromkeys(chosen)]
 
 
 def _sentence(asked: Understanding, row: dict[str, Any]) -> str:

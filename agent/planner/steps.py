@@ -33,7 +33,7 @@ _TOOL_OF = {
     "metadata": ["explain_image_metadata"],
     "list": ["list_studies"],
 }
-_ABOUT_A_CASE = {*_TOOL_OF, "growth", "record"}
+_ABOUT_A_CASE = {*_TOOL_OF, "growth", "record", "planning", "advised"}
 
 
 def comparable(case: dict[str, Any] | None) -> int:
@@ -62,6 +62,14 @@ def wanted(asked: Understanding, case: dict[str, Any] | None, offered: Sequence[
         return [c for c in calls if c.tool in offered]
     if asked.organ:
         return [Call("list_studies", {})]
+    if "planning" in asked.intents and case is not None and not asked.rules:
+        calls = [Call("patient_record", {"topics": [], "for_treatment_of": "this"})]
+        if "guideline" in asked.intents:
+            calls += _rules(asked, case)
+        return [c for c in calls if c.tool in offered]
+    if "advised" in asked.intents and "report" in asked.intents:
+        query = {"query": asked.subject[:2000], "recommendations": True}
+        return [Call("retrieve_reports", {**query, **({"last": True} if asked.last else {})})]
     calls = _growth(asked, case) if "growth" in asked.intents else []
     for intent in asked.intents:
         if intent == "finding" and len(asked.intents) > 1:
@@ -147,6 +155,28 @@ def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
 
 SIZED = {"fleischner_2017", "lung_rads_2022", "brock_full", "mayo_swensen_1997", "va_gould_2007"}
 """Rules on a nodule whose size can be measured in the case's images."""
+
+
+_AXES = (("longest axial diameter", "long_axis_mm"), ("perpendicular to it", "short_axis_mm"))
+_ONE_AXIS = {"brock_full", "mayo_swensen_1997", "va_gould_2007"}
+
+
+def linked(calls: Sequence[Call], done: Sequence[Call], measured: Sequence[tuple[str, str]]) -> list[Call]:
+    """The calls, those of a rule on a size after the measurement, whose evidence (number, statement) gives the rule its sizes."""
+    if not any(c.tool == "measure" for c in calls):
+        return list(calls)
+    ran = any(d.tool == "measure" for d in done)
+    found = {name: number for words, name in _AXES for number, statement in measured if words in statement}
+    kept = []
+    for call in calls:
+        rule = call.arguments.get("guideline", "")
+        if call.tool != "apply_guideline" or rule not in SIZED:
+            kept.append(call)
+        elif ran:
+            sizes = {"nodule_diameter_mm": found["long_axis_mm"]} if rule in _ONE_AXIS and "long_axis_mm" in found else found
+            fits = sizes if rule in _ONE_AXIS or rule == "fleischner_2017" else {}
+            kept.append(Call(call.tool, {**call.arguments, **({"evidence": fits} if fits else {})}))
+    return kept
 
 
 def _images(case: dict[str, Any] | None) -> bool:

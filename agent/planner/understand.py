@@ -44,6 +44,9 @@ CUES: dict[str, str] = {
                  r"\bcan (i|we) (start|give)\b|\bmanagement\b|\bchange anything\b|\bdoes (it|that) (matter|change)\b|\bare we done\b|"
     r"\bradiosurg|\bsrs\b|\beligible\b|\bstag(e|ing)\b|\bprogno|pseudoprogression|"
     r"\b(li|lung|bi|ti|pi|o)-?\s?rads\b|\bbosniak\b|\bbclc\b|\blugano\b|\bdeauville\b|\btnm\b|\balbi\b|child.?pugh",
+    "planning": r"\b(missing|lack\w*|need\w*|know|unknown|complete)\b.{0,60}\b(treatment|therapy|plan\w*|board|decid\w*|decision)\b|"
+                r"\bbefore (the )?(tumou?r board|mdt|treatment|therapy)\b|\bready for (treatment|therapy|the (tumou?r )?board)\b|prepare .{0,20}\bboard\b",
+    "advised": r"\b(follow[\s-]?up|recommend\w*|advis\w*|suggest\w*)\b.{0,40}\breports?\b|\breports?\b.{0,40}\b(recommend|advise|suggest)",
     "metadata": r"\bslice thickness\b|\bkernel\b|\bdose\b.{0,15}\?|\bspacing\b|\bscanner\b|\bfield strength\b|\btesla\b|"
                 r"\bdicom\b|\bacquired\b|\bvoxel|\bmatrix\b|\b(tr|te)\b(?= and| of|\?)|\bprotocol\b|\bhounsfield\b",
     "summary": r"\bsummar|\boverview\b|\bin \d+ lines\b|\bbring me up to speed\b",
