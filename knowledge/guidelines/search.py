@@ -95,7 +95,9 @@ def spelled(text: str, known: Callable[[str], bool] = lambda word: False) -> lis
             continue
         limit = 1 if len(word) < 12 else 2
         near = [w for n in range(len(word) - limit, len(word) + limit + 1) for w in _vocabulary().get(n, ())]
-        best = min(((DamerauLevenshtein.distance(word, w, score_cutoff=limit), w) for w in near if w[0] == word[0]), default=(9, word))
+        best = min(
+            ((DamerauLevenshtein.distance(word, w, score_cutoff=limit), w) for w in near if w[0] == word[0]), default=(9, word)
+        )
         if 0 < best[0] <= limit:
             found.append((word, best[1]))
     return found
@@ -264,7 +266,9 @@ class GuidelineIndex:
 
     def _search(self, query: str, limit: int, facts: dict[str, Any], wanted: "_Filter") -> list[Hit]:
         shelves = list(self.shelves().values())
-        text, added = expanded(query, lambda word: any(s.words is not None and stems(word) & s.words.counts.keys() for s in shelves))
+        text, added = expanded(
+            query, lambda word: any(s.words is not None and stems(word) & s.words.counts.keys() for s in shelves)
+        )
         vectors: dict[str, Any] = {}
         cosines: dict[str, float] = {}
         words: dict[str, float] = {}

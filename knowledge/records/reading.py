@@ -101,10 +101,10 @@ def _denied(text: str, start: int, end: int) -> bool:
             after = text[match.end() : start] if match.end() <= start else None
             if after is not None and len(after) <= SCOPE and not _STOP.search(after):
                 return True
-            before = text[end : match.start()] if match.start() >= end else None
-            if before is not None and len(before) <= 25 and not _STOP.search(before):
-                return True
-    return False
+    return any(
+        (m := p.search(text, end)) and m.start() - end <= 25 and not _STOP.search(text[end : m.start()])
+        for p in _patterns("denied_after")
+    )
 
 
 def sides(text: str) -> frozenset[str]:

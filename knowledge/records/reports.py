@@ -69,7 +69,7 @@ def sentences(text: str) -> list[Sentence]:
     """The report's sentences in order; a section's heading belongs to none."""
     marks = [m for m in _section().finditer(text) if _is_heading(m, text)]
     bounds = [("", "", 0, marks[0].start() if marks else len(text))]
-    for here, following in zip(marks, [*marks[1:], None], strict=True):
+    for here, following in zip(marks, [*marks[1:], None][: len(marks)], strict=True):
         name = here.group("name")
         bounds.append((name.upper(), _headings()[name.lower()], here.end(), following.start() if following else len(text)))
     found = []
