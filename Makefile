@@ -6,13 +6,16 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run test setup check bench eval questions lock clean
+.PHONY: run test slow-test setup check bench eval questions lock clean
 
 run: setup
 	$(PY) -m serving serve --sample --port $(PORT) --data $(DATA)
 
 test: setup check
 	$(PY) -m pytest
+
+slow-test: setup  # ten thousand mutated files, kills at every step: minutes each
+	$(PY) -m pytest -m slow
 
 setup: $(READY)
 

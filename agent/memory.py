@@ -163,6 +163,12 @@ class Memory:
                 raise Unknown(f"there is no evidence {full_id}", "use the href of an answer's evidence")
             return Evidence.model_validate(row.data), row.patient_id
 
+    def numbered(self, scope: str) -> list[Evidence]:
+        """All evidence of a conversation or tool run, in order."""
+        with Session(self.engine) as session:
+            rows = session.scalars(select(EvidenceRow).where(EvidenceRow.scope == scope).order_by(EvidenceRow.number))
+            return [Evidence.model_validate(r.data) for r in rows]
+
 
 def _content(fact: Fact) -> str:
     return fact.model_dump_json(exclude={"id", "href"})

@@ -176,7 +176,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("eval.json"))
     args = parser.parse_args()
+    from tests import eval_words
+
     result: dict[str, Any] = {"questions": asyncio.run(the_questions())}
+    result |= {
+        "guideline_retrieval": eval_words.retrieval(),
+        "rules": eval_words.rules(),
+        "report_sentences": eval_words.report_sentences(),
+    }
+    print(eval_words.shown(result["guideline_retrieval"]))
     if SHARED.exists():
         from tests import eval_intake
 

@@ -24,7 +24,9 @@ def rehearse(case: dict[str, Any], history: list[dict[str, Any]], question: str)
     records = " ".join(inventory["records"]).lower()
     tools = {c.tool for c in calls}
     planned = any(c.arguments.get("for_treatment_of") for c in calls)
-    nowhere = tools == {"patient_record"} and not planned and not any(_named(t, records) for c in calls for t in c.arguments["topics"])
+    nowhere = (
+        tools == {"patient_record"} and not planned and not any(_named(t, records) for c in calls for t in c.arguments["topics"])
+    )
     dates = [str(r["date"] or "") for r in inventory["reports"]]
     unread = tools == {"retrieve_reports"} and not any((asked.month or "") in d for d in dates)
     no_prior = "growth" in asked.intents and not asked.rules and steps.comparable(inventory) < 2

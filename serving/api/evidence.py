@@ -43,8 +43,16 @@ def _opened(house: House, evidence: Evidence, patient_id: str | None) -> dict[st
     spec = house.resources.rules.rule(source.rule).spec
     return {"rule": {"title": spec["title"], "version": spec["version"], "facts": spec["facts"], "inputs": source.inputs,
                      "missing": source.missing, "notes": spec.get("notes", ""), "section": source.section, "document": source.document,
-                     "origins": {n: o.model_dump(mode="json") for n, o in source.origins.items()},
+                     "origins": _origins(house, evidence, source),
                      "would_change": source.would_change}}  # fmt: skip
+
+
+def _origins(house: House, evidence: Evidence, source: RuleRef) -> dict[str, Any]:
+    """Where each input comes from; `href` opens it where it is an evidence of the same conversation."""
+    kin = house.memory.numbered(evidence.href.rsplit("/", 1)[1].rsplit(".", 1)[0])
+    by_number, by_words = {e.id: e.href for e in kin}, {e.statement: e.href for e in kin}
+    return {n: {**o.model_dump(mode="json"), "href": by_number.get(o.evidence or "") or by_words.get(o.statement)}
+            for n, o in source.origins.items()}  # fmt: skip
 
 
 def _image(house: House, source: ImageRef) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from knowledge.studies.unpack import Incoming
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_kills_at_every_step_full_disks_and_missing_permission(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "tests.knowledge.faults", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)

@@ -54,6 +54,7 @@ def made_seeds(folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_ten_thousand_mutated_files(tmp_path: Path) -> None:
     folders = [
         shared("data", n) for n in ("dicom_odd_pydicom", "dicom_odd_pydicom", "dicom_seg_sr_dcmqi", "dicom_test_highdicom")

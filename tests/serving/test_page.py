@@ -91,6 +91,18 @@ async def test_the_page_answers_and_opens_its_evidence(link: str, tmp_path: Path
         await expect(quote).to_be_visible(timeout=30_000)
         await quote.click()
         await expect(page.locator("#drawer mark")).to_have_text("The left lateral ventricle is of normal width.")
+        await page.fill("#question", "Which first-line treatment do guidelines recommend?")
+        await page.keyboard.press("Enter")
+        rule = page.locator(".chip", has_text="rule").last
+        await expect(rule).to_be_visible(timeout=30_000)
+        await rule.click()
+        await expect(page.locator("#drawer table")).to_contain_text("methylated")
+        await page.screenshot(path=tmp_path / "rule.png")
+        await page.locator("#drawer .origin", has_text="MGMT").click()  # an input opens where it comes from
+        await expect(page.locator("#drawer h3")).to_contain_text("MGMT promoter methylation")
+        await page.locator(".chip", has_text="guideline").last.click()
+        await expect(page.locator("#drawer mark strong")).to_be_visible()
+        await page.screenshot(path=tmp_path / "guideline.png")
         await page.fill("#question", "Has it grown since the last scan?")
         await page.keyboard.press("Enter")
         await expect(page.locator(".missing").last).to_contain_text("earlier examination", timeout=30_000)
