@@ -8,7 +8,7 @@ from typing import Any
 from knowledge.case import Case
 from knowledge.evidence import Fact, Frozen, ImageRef, Kind, RecordRef, ReportSpan
 from knowledge.records.model import Report
-from knowledge.records.reading import Size, certainty_of, read
+from knowledge.records.reading import Size, certainty_of, dated, read
 from knowledge.records.reports import Sentence, sentences
 from knowledge.records.stated import stated
 from tools.concepts import LESION, LONG_AXIS, WHOLE_TUMOUR
@@ -131,7 +131,29 @@ _STATUS: list[tuple[str, str, dict[str, Any], list[tuple[str, Any]]]] = [
 ]  # fmt: skip
 
 
+_DONE = re.compile(
+    r"resection|biops|craniotom|radiotherap|lobectom|nephrectom|mastectom|prostatectom|hepatectom|transplant|ablation|chemoemboli",
+    re.I,
+)
+
+
+def _done_when(case: Case, fact: Fact) -> Iterator[Clash]:
+    """A procedure's date in the record against the date that a report gives of the same procedure."""
+    match = _DONE.search(fact.title)
+    day = fact.source.date if isinstance(fact.source, RecordRef) else None
+    if match is None or not day or len(day) < 10:
+        return
+    for report in case.reports:
+        for sentence in sentences(report.text):
+            there = re.search(re.escape(match.group()), sentence.text, re.I)
+            told = dated(sentence.text) if there else []
+            if len(told) == 1 and told[0] != day[: len(told[0])]:
+                words = f"The record dates {fact.title} {day}, the report {report.handle} of {report.date or 'undated'} gives {told[0]}."
+                yield Clash(statement=words, facts=[fact, quoted(report, sentence)])
+
+
 def _record_and_report(case: Case, fact: Fact) -> Iterator[Clash]:
+    yield from _done_when(case, fact)
     for pattern, name, wanted, readings in _STATUS:
         if not re.search(pattern, fact.title, re.I):
             continue

@@ -6,8 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from knowledge.evidence import Fact, Kind, PassageRef
 from knowledge.guidelines.corpus import CHECKED
+from knowledge.guidelines.rules import RULES
 from knowledge.guidelines.search import Hit
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
+from tools.patient_facts import facts_of_case
 
 
 class SearchArguments(BaseModel):
@@ -48,14 +50,24 @@ class SearchGuidelines(CaseTool):
     cost: ClassVar[Cost] = Cost(seconds=0.05, memory_mb=300)
 
     def answer(self, arguments: SearchArguments) -> Reply:
+        facts_known = {**self._of_the_patient(), **arguments.facts}
         hits = self.bench.resources.guidelines.search(
-            arguments.query, arguments.limit, arguments.disease, arguments.facts, arguments.version, arguments.modality
+            arguments.query, arguments.limit, arguments.disease, facts_known, arguments.version, arguments.modality
         )
         if not hits:
             missing = Missing(what="a guideline passage", why="the corpus holds none on this", would_change="it could be cited")
             return Reply(text="The corpus holds no passage on this.", missing=[missing])
         facts = [_passage_fact(h) for h in hits]
         return Reply(text="\n".join(f.statement for f in facts), facts=facts)
+
+    def _of_the_patient(self) -> dict[str, Any]:
+        """Age and performance status, by which passages for other patients are left out."""
+        case = self.bench.case
+        return (
+            {n: k.value for n, k in facts_of_case(case, RULES["gbm_mgmt_stupp"]).items() if n in ("age_years", "kps")}
+            if case
+            else {}
+        )
 
 
 def _passage_fact(hit: Hit) -> Fact:

@@ -1,11 +1,14 @@
 """From an understanding to tool calls, round by round: what is wanted, minus what was done, after what it needs."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agent.planner.understand import NEAR, SIMILAR, Understanding
+from knowledge.guidelines.adding import DISEASES
 from knowledge.guidelines.rules import RULES
+from knowledge.records.planning import disease_of
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,33 @@ def wanted(asked: Understanding, case: dict[str, Any] | None, offered: Sequence[
             calls.append(Call(tool, _arguments(tool, asked)))
     calls += _record(asked) + _rules(asked, case)
     if set(asked.intents) & {"guideline", "contrast"}:
-        calls.append(Call("search_guidelines", {"query": asked.english[:2000], "facts": asked.facts}))
+        calls.append(
+            Call("search_guidelines", {"query": asked.english[:2000], "facts": asked.facts, **_of_the_case(asked, case)})
+        )
     if not calls:
         best = sorted(((s, t) for t, s in asked.tools.items() if s >= SIMILAR), reverse=True)[:2]
         best = best or sorted(((s, t) for t, s in asked.tools.items() if s >= NEAR), reverse=True)[:1]
         calls = [Call(t, _arguments(t, asked)) for _, t in best]
     unique = {(c.tool, str(c.arguments)): c for c in calls if c.tool in offered}
     return list(unique.values())
+
+
+def _of_the_case(asked: Understanding, case: dict[str, Any] | None) -> dict[str, Any]:
+    """The case's own disease, for a question on guidelines that names none: `what next?` of a glioma isn't about the lung."""
+    if (
+        case is None
+        or asked.rules
+        or "contrast" in asked.intents
+        or any(re.search(p, asked.english, re.I) for p in DISEASES.values())
+    ):
+        return {}
+    texts = " ".join(
+        [*case.get("records", []), *(f"{s.get('body_part') or ''} {s.get('description') or ''}" for s in case.get("studies", []))]
+    )
+    named = disease_of(texts)
+    organ = next((d for d, p in DISEASES.items() if re.search(p, f"{named or ''} {texts}", re.I)), None)
+    query = {"query": f"{asked.english[:1900]} ({named})"} if named else {}
+    return {**query, **({"disease": organ} if organ and organ != "contrast safety" else {})}
 
 
 def _growth(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:

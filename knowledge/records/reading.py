@@ -138,6 +138,11 @@ def _when(text: str, start: int, end: int) -> tuple[bool, str | None]:
     return prior, _iso(day) if day else None
 
 
+def dated(text: str) -> list[str]:
+    """The dates that a sentence names, ISO, as fine as they are written."""
+    return [_iso(m) for m in _DAY.finditer(text)]
+
+
 def _iso(match: re.Match[str]) -> str:
     y, m, d, day, month, year, only_month, only_year = match.groups()
     if y:

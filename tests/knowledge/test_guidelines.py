@@ -306,6 +306,19 @@ def test_a_reranker_has_the_last_word(tmp_path: Path, server: str) -> None:
     assert "fast" in hit.passage.text and hit.why.startswith("re-ranked 1.00")
 
 
+@pytest.mark.slow
+def test_a_sentence_transformers_folder_by_setting(tmp_path: Path) -> None:
+    from knowledge.guidelines.minilm import package_dir
+
+    other = embedder_of(str(package_dir()))
+    assert other.name.startswith("st-model-")
+    texts = ["glioblastoma in older patients", "kidney function and gadolinium"]
+    assert np.allclose((other.embed(texts) * EMBEDDER.embed(texts)).sum(1), 1, atol=1e-3)  # the same weights by another road
+    index = GuidelineIndex(tmp_path / "g", other)
+    assert index.search("gadolinium with bad kidneys", 1)[0].passage.document_id == "contrast_kidney"
+    assert any(n.endswith(other.name) for n in index._names())
+
+
 def test_a_server_that_is_away_is_named() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

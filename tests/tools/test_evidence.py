@@ -170,6 +170,15 @@ def test_record_and_pathology_that_differ_are_told_with_both(archive: Archive, r
     assert any("unmethylated" in c for c in told.conflicts) and told.facts[0].value["category"] == "TMZ alone"
 
 
+def test_a_procedure_dated_otherwise_by_a_report_is_told(archive: Archive, resources: Resources) -> None:
+    surgery = {"resourceType": "Procedure", "id": "s", "status": "completed", "code": {"text": "Resection of brain tumour"},
+               "performedDateTime": "2026-01-10"}  # fmt: skip
+    report = "REPORT: MRI brain\nDATE: 2026-02-01\n\nINDICATION:\nState after resection on 2025-11-10.\n\nFINDINGS:\nA cavity.\n"
+    archive.add([Incoming("b.json", _bundle(surgery)), Incoming("m.txt", report.encode())], Hints(patient_id="p1"))
+    (clash,) = _run(Bench(resources, open_case(archive, "p1")), "patient_record", topics=["procedure"]).clashes
+    assert "2026-01-10" in clash.statement and "2025-11-10" in clash.statement
+
+
 def test_the_tool_lists_every_rules_inputs() -> None:
     told = tool_types()["apply_guideline"].described()
     assert json.dumps(told) and len(told["rules"]) == 41
