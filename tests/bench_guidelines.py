@@ -105,12 +105,12 @@ def searching(count: int = 100_000) -> dict[str, Any]:
                 index.library.publish(row.id, "current", [])
                 ids += [f"{row.id}.{n}" for n in range(1, len(some) + 1)]
                 documents += [row.id] * len(some)
-            made = index.chroma.client.create_collection(collection_name(body, ids, index.embedder.name), embedding_function=None,
+            made = index.bodies.chroma.client.create_collection(collection_name(body, ids, index.embedder.name), embedding_function=None,
                                                          configuration=HNSW)  # type: ignore[arg-type]  # fmt: skip
             fill(made, ids, vectors[list(mine)], documents)
         filled = time.perf_counter() - started
         started = time.perf_counter()
-        shelves = index.shelves()
+        shelves = index.bodies.shelves()
         opened = time.perf_counter() - started
         total = sum(len(s.ids) for s in shelves.values())
         asked = [" ".join(sentences[n].split()[:12]) for n in rng.choice(len(sentences), 200, replace=False)]

@@ -30,12 +30,13 @@ def retrieval() -> dict[str, Any]:
     passages that hold the query's words (FLOOR), and corrections of spelling were added beside words instead of put in their place.
     """
     from knowledge.guidelines.minilm import MiniLM
-    from knowledge.guidelines.search import GuidelineIndex, expanded
+    from knowledge.guidelines.query import expanded
+    from knowledge.guidelines.search import GuidelineIndex
 
     pairs = [json.loads(line) for line in (DATA / "guideline_pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     with tempfile.TemporaryDirectory() as folder:
         index = GuidelineIndex(Path(folder) / "g", MiniLM())
-        shelf = index.shelves()["box"]
+        shelf = index.bodies.shelves()["box"]
         count = len(shelf.ids)
 
         def rank(ids: list[str], wanted: list[str]) -> int:

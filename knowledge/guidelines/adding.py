@@ -115,16 +115,16 @@ class Adder:
                     raise Refused("the addition was stopped", "add it again")
                 told(name, "embedding", n, total)
 
-            self.index.put(body, document_id, tell)
+            self.index.bodies.put(body, document_id, tell)
             library.publish(document_id, "current", [d.id for d in same if d.status == "current"])
-        self.index.shelves()
+        self.index.bodies.shelves()
         return listed(library.document(document_id), CHECKED["hospital"])
 
     def remove(self, document_id: str) -> None:
         """Take a version out; an older one doesn't come back by itself. Raises NotFound."""
         with self._lock:
             self.index.library.remove(document_id)
-            self.index.shelves()
+            self.index.bodies.shelves()
 
 
 def _sort(date: str, added: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knowledge.errors import ServiceDown
+from knowledge.guidelines.corpus import Passage
 from knowledge.guidelines.embedders import Embedder, slug
 
 if TYPE_CHECKING:
@@ -175,6 +176,11 @@ class Text:
     def of(cls, title: str, section: str, text: str, asks: str = "") -> "Text":
         heading = f"{title}. {section}. {asks}".strip()
         return cls(heading, f"{title}. {section}. {text} {asks}".strip())
+
+
+def text_of(passage: Passage) -> Text:
+    """What is indexed of a passage."""
+    return Text.of(passage.document, passage.section, passage.text, passage.asks)
 
 
 def embed_all(embedder: Embedder, texts: Sequence[Text], progress: Progress = lambda done, total: None) -> np.ndarray:

@@ -15,7 +15,6 @@ from starlette.datastructures import UploadFile
 
 from knowledge.errors import NotFound, Refused
 from knowledge.evidence import Frozen
-from knowledge.guidelines import corpus
 from knowledge.guidelines.adding import KNOWN, About, Added
 from knowledge.guidelines.corpus import Passage
 from knowledge.guidelines.library import Document
@@ -179,6 +178,3 @@ def guideline_page(house: HouseDep, who: Caller, document_id: str, number: int) 
             response_class=Response, responses={200: {"content": {"image/png": {}}}})  # fmt: skip
 def guideline_page_picture(house: HouseDep, who: Caller, document_id: str, number: int) -> Response:
     return Response(house.resources.guidelines.picture(document_id, number), media_type="image/png")
-
-
-__all__ = ["corpus", "documents", "router"]

@@ -19,8 +19,9 @@ from knowledge.guidelines.embedders import OpenAIEmbedder, embedder_of
 from knowledge.guidelines.ingest import text as words
 from knowledge.guidelines.ingest.chunks import MOST, chunks
 from knowledge.guidelines.minilm import MiniLM
+from knowledge.guidelines.query import best_sentence, expanded
 from knowledge.guidelines.rerank import RerankServer
-from knowledge.guidelines.search import GuidelineIndex, best_sentence, expanded
+from knowledge.guidelines.search import GuidelineIndex
 
 EMBEDDER = MiniLM()
 PROTOCOL = """---
@@ -291,11 +292,11 @@ def test_another_embedder_builds_beside_and_then_takes_over(index: GuidelineInde
     first = other.search("how long does the patient fast before liver MRI", 1)[0]
     assert "fast" in first.passage.text  # from the old collection, or the new one
     for _ in range(100):
-        names = other._names()
+        names = other.bodies.names()
         if any(n.startswith("liver-") and n.endswith("api-mirror") for n in names) and not any(n.endswith("minilm-l6-v2") and n.startswith("liver-") for n in names):  # fmt: skip
             break
         time.sleep(0.1)
-    assert other.shelves()["liver"].embedder.name == "api-mirror"
+    assert other.bodies.shelves()["liver"].embedder.name == "api-mirror"
     assert "fast" in other.search("how long does the patient fast before liver MRI", 1)[0].passage.text
 
 
@@ -316,7 +317,7 @@ def test_a_sentence_transformers_folder_by_setting(tmp_path: Path) -> None:
     assert np.allclose((other.embed(texts) * EMBEDDER.embed(texts)).sum(1), 1, atol=1e-3)  # the same weights by another road
     index = GuidelineIndex(tmp_path / "g", other)
     assert index.search("gadolinium with bad kidneys", 1)[0].passage.document_id == "contrast_kidney"
-    assert any(n.endswith(other.name) for n in index._names())
+    assert any(n.endswith(other.name) for n in index.bodies.names())
 
 
 def test_a_server_that_is_away_is_named() -> None:

@@ -199,6 +199,13 @@ def test_traps_of_public_calculators() -> None:
     )
 
 
+def test_increases_since_an_unconfirmed_progression_are_read_from_the_sums() -> None:
+    facts = {"previous_response": "iUPD", "iupd_causes": ["target"], "non_target_response": "none", "new_lesion": False}
+    assert rule("irecist").apply({**facts, "target_sums_mm": [100, 122, 128]}).category == "iCPD"
+    assert rule("irecist").apply({**facts, "target_sums_mm": [100, 122, 125]}).category == "iUPD"
+    assert rule("irecist").apply({**facts, "target_sums_mm": [100, 122, 65]}).category == "iPR"
+
+
 def test_a_hospitals_table_joins_by_its_file(tmp_path: Path) -> None:
     book, file = RuleBook(tmp_path / "rules"), tmp_path / "mine.yaml"
     file.write_text(OWN)

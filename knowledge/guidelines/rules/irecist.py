@@ -44,6 +44,18 @@ def _read(sums: list[float] | None) -> str | None:
     return response
 
 
+def _since_progression(sums: list[float] | None) -> list[float]:
+    """Changes of the sum at each time point after the first progression that is followed to the end."""
+    if not sums:
+        return []
+    nadir = sums[0]
+    for place, now in enumerate(sums[1:], 1):
+        if nadir and percent(now, nadir) >= PROGRESSION_PERCENT and now - nadir >= PROGRESSION_MM:
+            return [b - a for a, b in zip(sums[place:], sums[place + 1 :], strict=False)]
+        nadir = min(nadir, now)
+    return []
+
+
 def _response(facts: Facts, target: str | None) -> Outcome:
     missing = [] if target else ["target_response"]
     missing += absent(facts, "non_target_response", "new_lesion")
@@ -63,7 +75,7 @@ def _pending(facts: Facts, target: str | None) -> Outcome:
     if causes is None:
         return Outcome(None, missing=["iupd_causes"])
     other = facts.get("non_target_response")
-    grown = sum(facts.get("target_sum_increases_mm", []))
+    grown = sum(facts.get("target_sum_increases_mm") or _since_progression(facts.get("target_sums_mm")))
     new_grown = sum(facts.get("new_lesion_sum_increases_mm", []))
     confirmed = (
         ("target" in causes and grown >= CONFIRM_MM) or ("target" not in causes and target == "PD")

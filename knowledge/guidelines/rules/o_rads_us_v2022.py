@@ -90,7 +90,7 @@ def _solid(facts: Facts) -> Found:
 def _cystic(facts: Facts) -> Found:
     simple = facts.get("simple_cyst", False)
     locules = facts.get("locules", 1 if simple else None)
-    solid = facts.get("solid_component", False if simple else None)
+    solid = facts.get("solid_component", False if simple else True if facts.get("papillary_projections") else None)
     contour = facts.get("contour", "smooth" if simple else None)
     if locules is None or solid is None:
         return None, [n for n, v in (("locules", locules), ("solid_component", solid)) if v is None]
