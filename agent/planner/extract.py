@@ -27,7 +27,7 @@ _FACTS: dict[str, list[tuple[str, Any]]] = {
     "sum_products_current_mm2": [(rf"\bnow\D{{0,6}}{_NUMBER}", float)],
     "nodule_type": [(r"part[\s-]?solid", "part_solid"), (r"ground[\s-]?glass|ggn", "ground_glass"), (r"\bsolid\b", "solid")],
     "multiplicity": [(r"\bmultiple\b|\bnodules\b", "multiple"), (r"\bsingle\b|\bone\b|\bnodule\b", "single")],
-    **{key: [(rf"{_NUMBER}\s*mm\b(?! solid)", float), (rf"{_NUMBER}\s*cm\b", lambda v: round(10 * float(v), 1))] for key in ("size_mm", "nodule_diameter_mm", "max_nodule_mm", "max_diameter_mm")},
+    **{key: [(rf"{_NUMBER}\s*mm\b(?!\s+solid (?:part|component))", float), (rf"{_NUMBER}\s*cm\b", lambda v: round(10 * float(v), 1))] for key in ("size_mm", "nodule_diameter_mm", "max_nodule_mm", "max_diameter_mm")},
     "solid_component_mm": [(rf"{_NUMBER}\s*mm solid (?:part|component)|solid (?:part|component)\D{{0,10}}{_NUMBER}\s*mm", float)],
     "ecog_ps": [(r"\b(?:ecog|ps)(?: ps)?\D{0,4}([0-4])\b", int)],
     "sex": [(r"\b(?:female|woman|lady|girl)\b|\b\d{2}\s?f\b", "female"), (r"\bmale\b|\bman\b|\b\d{2}\s?m\b", "male")],
@@ -83,6 +83,9 @@ _FACTS: dict[str, list[tuple[str, Any]]] = {
     "weeks_since_radiotherapy": [(rf"{_NUMBER}\s*weeks? (?:since|after)", float)],
     "steroid_change": [(r"(?:dex\w*|steroids?)[^,.;?]{0,10}stable|stable (?:dex|steroid)", "stable")],
     "new_lesion": [(r"no new lesion", False), (r"\bnew lesion", True)],
+    "nadir_sum_mm": [(rf"nadir\D{{0,12}}{_NUMBER}", float)],
+    "current_sum_mm": [(rf"\b(?:now|current(?:ly)?)\D{{0,12}}{_NUMBER}", float)],
+    "viable_sum_nadir_mm": [(rf"nadir\D{{0,12}}{_NUMBER}", float)],
     "baseline_sum_mm": [(rf"baseline\D{{0,12}}{_NUMBER}", float)],
 }  # fmt: skip
 

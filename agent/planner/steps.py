@@ -171,9 +171,26 @@ def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
     if set(names) & SIZED and not {"size_mm", "nodule_diameter_mm"} & set(asked.facts) and _images(case):
         calls.append(Call("measure", {}))
     for name in dict.fromkeys(names):
-        known = RULES[name].spec["facts"]
-        calls.append(Call("apply_guideline", {"guideline": name, "facts": {n: v for n, v in asked.facts.items() if n in known}}))
+        calls.append(Call("apply_guideline", {"guideline": name, "facts": _fitting(asked.facts, RULES[name].spec["facts"])}))
     return calls
+
+
+def _fitting(facts: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """What the question states, as far as this rule takes it: rules name the same thing with values of their own."""
+    found = {}
+    for name, value in facts.items():
+        spec = known.get(name)
+        if spec is None:
+            continue
+        if name == "sex" and "F" in spec["values"]:
+            value = {"female": "F", "male": "M"}.get(value, value)
+        if spec["type"] == "enum" and value not in spec["values"]:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and not spec.get("minimum", value) <= value <= spec.get("maximum", value):
+            continue
+        found[name] = value
+    return found
 
 
 SIZED = {"fleischner_2017", "lung_rads_2022", "brock_full", "mayo_swensen_1997", "va_gould_2007"}
