@@ -32,6 +32,7 @@ def retrieval() -> dict[str, Any]:
     from knowledge.guidelines.minilm import MiniLM
     from knowledge.guidelines.query import expanded
     from knowledge.guidelines.search import GuidelineIndex
+    from knowledge.guidelines.shelves import stem_list
 
     pairs = [json.loads(line) for line in (DATA / "guideline_pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     with tempfile.TemporaryDirectory() as folder:
@@ -47,8 +48,8 @@ def retrieval() -> dict[str, Any]:
             raw, written = pair["query"].lower(), expanded(pair["query"])[0]
             lists = {
                 "search": [h.passage.id for h in index.search(pair["query"], 50)],
-                "keywords alone": list(shelf.keywords(raw, count)), "vectors alone": list(shelf.dense(index.embedder.embed([raw])[0], count)),
-                "keywords alone, query written out": list(shelf.keywords(written, count)),
+                "keywords alone": list(shelf.keywords(stem_list(raw), count)), "vectors alone": list(shelf.dense(index.embedder.embed([raw])[0], count)),
+                "keywords alone, query written out": list(shelf.keywords(stem_list(written), count)),
                 "vectors alone, query written out": list(shelf.dense(index.embedder.embed([written])[0], count)),
             }  # fmt: skip
             for name, ids in lists.items():

@@ -52,7 +52,8 @@ class Bodies:
         name = collection_name(f"old-{document_id}", ids, self.embedder.name)
         if name not in self.names():
             self._build(name, ids, texts, [document_id] * len(ids))
-        return Shelf("old", self.embedder, self.chroma.client.get_collection(name, embedding_function=None), None, ids)
+        collection = self.chroma.client.get_collection(name, embedding_function=None)
+        return Shelf("old", self.embedder, collection, None, ids, [document_id] * len(ids))
 
     def shelves(self) -> dict[str, Shelf]:
         """Every body's indexes, made or brought up where they aren't there."""
@@ -76,7 +77,8 @@ class Bodies:
             self._build(name, ids, texts, [p.document_id for p in rows])
             self._drop(rf"box-[0-9a-f]{{12}}-{re.escape(slug(self.embedder.name))}(-building)?", name)
         collection = self.chroma.client.get_collection(name, embedding_function=None)
-        return Shelf("box", self.embedder, collection, keyword_index([t.whole for t in texts], None), ids)
+        return Shelf("box", self.embedder, collection, keyword_index([t.whole for t in texts], None), ids,
+                     [p.document_id for p in rows])  # fmt: skip
 
     def shelf(self, body: str) -> Shelf:
         """The indexes of a hospital's body, of exactly its current passages.
@@ -90,11 +92,11 @@ class Bodies:
             old = self._of_minilm(body)
             if old is not None:
                 threading.Thread(target=self._switch, args=(body, name), name=f"embed {body}", daemon=True).start()
-                return Shelf(body, MiniLM(), old, words, ids)
+                return Shelf(body, MiniLM(), old, words, ids, [_document(i) for i in ids])
             self._build(name, ids, texts, [_document(i) for i in ids])
         collection = self._brought_up(name, self.mine(body), ids, texts)
         self._drop(rf"{re.escape(slug(body))}-[0-9a-f]{{12}}-.*", name)
-        return Shelf(body, self.embedder, collection, words, ids)
+        return Shelf(body, self.embedder, collection, words, ids, [_document(i) for i in ids])
 
     def mine(self, body: str) -> str | None:
         """The name of the body's collection by this embedder, of whichever version."""

@@ -103,12 +103,18 @@ class Document(Frozen):
     warnings: list[str] = []
 
 
+FRESH_S = 0.02
+"""A search asks for the revision several times: the answer holds for a moment."""
+
+
 class Library:
     """Documents, pages and passages under `folder`. What is in the database is what there is; an index is built from it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
+        self._read: tuple[int, list[DocumentRow]] = (0, [])
+        self._looked = (float("-inf"), 0)
 
     @cached_property
     def engine(self) -> Engine:
@@ -122,19 +128,23 @@ class Library:
         return (self.folder / "library.db").exists()
 
     def revision(self) -> int:
-        """Rises with every change by any process."""
-        if not self.there:
-            return 0
-        with Session(self.engine) as session:
-            return session.scalar(select(RevisionRow.number)) or 0
+        """Rises with every change by any process; looked up again after `FRESH_S`, at once after a change by this process."""
+        if time.monotonic() - self._looked[0] > FRESH_S:
+            number = 0
+            if self.there:
+                with Session(self.engine) as session:
+                    number = session.scalar(select(RevisionRow.number)) or 0
+            self._looked = time.monotonic(), number
+        return self._looked[1]
 
     def documents(self, status: Sequence[str] = ("current", "superseded")) -> list[DocumentRow]:
         """Versions of documents, newest first."""
-        if not self.there:
-            return []
-        with Session(self.engine, expire_on_commit=False) as session:
-            rows = session.scalars(select(DocumentRow).where(DocumentRow.status.in_(status)))
-            return sorted(rows, key=lambda r: (r.title.lower(), r.date, r.added), reverse=True)
+        revision = self.revision()
+        if revision != self._read[0]:
+            with Session(self.engine, expire_on_commit=False) as session:
+                rows = session.scalars(select(DocumentRow).where(DocumentRow.status != "adding"))
+                self._read = revision, sorted(rows, key=lambda r: (r.title.lower(), r.date, r.added), reverse=True)
+        return [r for r in self._read[1] if r.status in status]
 
     def document(self, document_id: str) -> DocumentRow:
         """One version. Raises NotFound."""
@@ -151,11 +161,30 @@ class Library:
         """Passages by id; those that aren't there (any more) are left out."""
         if not ids or not self.there:
             return {}
+        documents = {d.id: d for d in self.documents()}
         found: dict[str, Passage] = {}
+        columns = (PassageRow.id, PassageRow.document_id, PassageRow.section, PassageRow.page, PassageRow.text, PassageRow.strength,
+                   PassageRow.start, PassageRow.end)  # fmt: skip
         with Session(self.engine) as session:
             for some in batches(ids):
-                rows = session.execute(select(PassageRow, DocumentRow).join(DocumentRow).where(PassageRow.id.in_(some)))
-                found |= {p.id: _passage(p, d) for p, d in rows if d.status != "adding"}
+                for row in session.execute(select(*columns).where(PassageRow.id.in_(some))):
+                    if row.document_id in documents:
+                        found[row.id] = _passage(row, documents[row.document_id])
+        return found
+
+    def indexed(self, ids: Sequence[str]) -> dict[str, Text]:
+        """What is indexed of passages, by id; without building them whole, for the many candidates of a search."""
+        titles = {d.id: d.title for d in self.documents()}
+        found: dict[str, Text] = {}
+        with Session(self.engine) as session:
+            for some in batches(ids):
+                for i, document, section, text in session.execute(
+                    select(PassageRow.id, PassageRow.document_id, PassageRow.section, PassageRow.text).where(
+                        PassageRow.id.in_(some)
+                    )
+                ):
+                    if document in titles:
+                        found[i] = Text.of(titles[document], section, text)
         return found
 
     def texts(self, body: str, status: str = "current") -> tuple[list[str], list[Text]]:
@@ -220,6 +249,7 @@ class Library:
             if supersedes:
                 session.execute(update(DocumentRow).where(DocumentRow.id.in_(supersedes)).values(status="superseded"))
             self._changed(session)
+        self._looked = (float("-inf"), 0)
 
     def remove(self, document_id: str) -> None:
         """Take a version out with its pages, passages and original."""
@@ -227,6 +257,7 @@ class Library:
         with Session(self.engine) as session, session.begin():
             session.execute(delete(DocumentRow).where(DocumentRow.id == document_id))
             self._changed(session)
+        self._looked = (float("-inf"), 0)
         if self.by_content(row.sha256) is None:
             (self.folder / "originals" / f"{row.sha256}.{row.kind}").unlink(missing_ok=True)
 
@@ -283,7 +314,7 @@ def listed(row: DocumentRow, checked: str) -> Document:
                     body=row.body, status=row.status, added=row.added, warnings=row.warnings)  # fmt: skip
 
 
-def _passage(row: PassageRow, document: DocumentRow) -> Passage:
+def _passage(row: Any, document: DocumentRow) -> Passage:
     about: dict[str, Any] = {"document": document.title, "organisation": document.organisation, "version": document.version,
                              "date": document.date, "disease": document.disease, "modality": document.modality,
                              "source": document.source, "body": document.body, "status": document.status}  # fmt: skip

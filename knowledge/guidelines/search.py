@@ -1,8 +1,10 @@
 """Search guidelines: dense (Chroma) and keyword (BM25) results of each body, fused; in the box and a hospital's own."""
 
 import math
+import os
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from knowledge.guidelines.ingest import pdf
 from knowledge.guidelines.library import Document, Library, listed
 from knowledge.guidelines.query import best_sentence, expanded
 from knowledge.guidelines.rerank import Reranker
-from knowledge.guidelines.shelves import Chroma, Shelf, stems, text_of
+from knowledge.guidelines.shelves import Chroma, Shelf, Words, stem_list, stems, text_of
 from knowledge.studies import workers
 
 WORDS = 0.5
@@ -27,8 +29,12 @@ second, always."""
 MOST_WORDS = 0.45
 DEPTH = 40
 """Candidates that each list gives to the fusion."""
-RARE = 0.02
-"""Where a filter keeps less than this share of a body, Chroma filters; above, more candidates are taken and filtered here."""
+WORDED = 8
+"""Candidates that words bring from each body at least; their scores can't be compared between bodies."""
+KEPT = 20_000
+"""Passages whose stems are kept."""
+EXACT = 20_000
+"""A filter that keeps no more passages of a body than this is searched exactly; above, more candidates are taken and filtered."""
 
 
 class Hit(Frozen):
@@ -47,6 +53,7 @@ class GuidelineIndex:
     def __init__(self, folder: Path, embedder: Embedder, chroma_url: str | None = None, reranker: Reranker | None = None) -> None:
         self.folder, self.embedder, self.reranker = folder, embedder, reranker
         self.library = Library(folder)
+        self._kept: dict[str, frozenset[str]] = {}
         self.bodies = Bodies(folder, self.library, Chroma(folder / "chroma", chroma_url), embedder)
 
     @property
@@ -76,57 +83,64 @@ class GuidelineIndex:
 
     def _search(self, query: str, limit: int, facts: dict[str, Any], wanted: "_Filter") -> list[Hit]:
         shelves = list(self.bodies.shelves().values())
-        text, added = expanded(
-            query, lambda word: any(s.words is not None and stems(word) & s.words.counts.keys() for s in shelves)
-        )
-        vectors: dict[str, Any] = {}
+        rows = self.library.documents(["current"])
+        counted = [s.words for s in shelves if s.words is not None]
+        text, added = expanded(query, lambda word: any(stem in w.counts for stem in stem_list(word) for w in counted))
+        terms = list(dict.fromkeys(stem_list(text)))
+        vectors = {e.name: e.embed([text])[0] for e in {s.embedder.name: s.embedder for s in shelves}.values()}
         cosines: dict[str, float] = {}
         words: dict[str, float] = {}
-        for shelf in shelves:
-            if shelf.embedder.name not in vectors:
-                vectors[shelf.embedder.name] = shelf.embedder.embed([text])[0]
-            vector = vectors[shelf.embedder.name]
+
+        depth = max(DEPTH // 2, 2 * limit, DEPTH * 2 // len(shelves))
+
+        def ask(shelf: Shelf) -> tuple[dict[str, float], dict[str, float]]:
             if shelf.body == "box":
-                near, said = self._box(shelf, text, vector, wanted, facts)
-            else:
-                near, said = self._asked(shelf, text, vector, wanted, max(DEPTH, 4 * limit))
+                return self._box(shelf, terms, vectors[shelf.embedder.name], wanted, facts)
+            mine = [r for r in rows if r.body == shelf.body]
+            return self._asked(shelf, terms, vectors[shelf.embedder.name], wanted, mine, depth)
+
+        for near, said in _side_by_side().map(ask, shelves):
             cosines |= near
-            words |= said
+            words |= dict(list(said.items())[: max(WORDED, DEPTH // len(shelves))])
         if wanted.version:
             cosines |= self._old(text, wanted)
-        found = self._open([*dict.fromkeys([*cosines, *words])])
-        share = self._shares(text, found)
-        fused = {i: cosines.get(i, LEAST) + WORDS * share[i] for i in found
+        near_most = sorted(cosines, key=cosines.__getitem__, reverse=True)[: max(DEPTH, 4 * limit)]
+        share = _shares(terms, self._stems([*dict.fromkeys([*near_most, *words])]), counted)
+        fused = {i: cosines.get(i, LEAST) + WORDS * share[i] for i in share
                  if cosines.get(i, LEAST) >= (LEAST if share[i] >= MOST_WORDS else FLOOR)}  # fmt: skip
-        best = sorted(fused, key=fused.__getitem__, reverse=True)
-        hits = [self._hit(found[i], fused[i], cosines.get(i), share[i], text, added) for i in best[: max(limit, 20)]]
+        best = sorted(fused, key=fused.__getitem__, reverse=True)[: max(limit, 20)]
+        found = self._open(best)
+        hits = [self._hit(found[i], fused[i], cosines.get(i), share[i], text, added) for i in best if i in found]
         if self.reranker is not None and hits:
             hits = self._reranked(query, hits[: max(20, 2 * limit)])
         return hits[:limit]
 
     def _box(
-        self, shelf: Shelf, text: str, vector: Any, wanted: "_Filter", facts: dict[str, Any]
+        self, shelf: Shelf, terms: list[str], vector: Any, wanted: "_Filter", facts: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, float]]:
         allowed = {p.id for p in corpus.passages() if p.fits(facts) and wanted.lets(p)}
         if not allowed:
             return {}, {}
         depth = len(shelf.ids) if len(allowed) < len(shelf.ids) else DEPTH
-        near, said = shelf.dense(vector, depth), shelf.keywords(text, depth)
+        near, said = shelf.dense(vector, depth), shelf.keywords(terms, depth)
         return {i: c for i, c in near.items() if i in allowed}, {i: s for i, s in said.items() if i in allowed}
 
     def _asked(
-        self, shelf: Shelf, text: str, vector: Any, wanted: "_Filter", depth: int
+        self, shelf: Shelf, terms: list[str], vector: Any, wanted: "_Filter", rows: Sequence[Any], depth: int
     ) -> tuple[dict[str, float], dict[str, float]]:
-        rows = [d for d in self.library.documents(["current"]) if d.body == shelf.body]
         kept = {d.id: d.passages for d in rows if wanted.lets_document(d)}
-        total, mine = sum(d.passages for d in rows), sum(kept.values())
-        if not mine:
+        if not kept:
             return {}, {}
-        share = mine / total
-        more = depth if len(kept) == len(rows) else int(min(2 * depth / share, 2000))
-        near = shelf.dense(vector, depth, list(kept)) if share < RARE else shelf.dense(vector, more)
-        said = shelf.keywords(text, more)
-        return {i: c for i, c in near.items() if _document(i) in kept}, {i: s for i, s in said.items() if _document(i) in kept}
+        if len(kept) == len(rows):
+            near = {i: c for i, c in shelf.dense(vector, depth).items() if _document(i) in kept}
+            return near, shelf.keywords(terms, depth)
+        mine = sum(kept.values())
+        if mine <= EXACT:
+            near = shelf.exact(vector, depth, list(kept))
+        else:
+            wide = int(min(2 * depth * sum(d.passages for d in rows) / mine, 2000))
+            near = {i: c for i, c in shelf.dense(vector, wide).items() if _document(i) in kept}
+        return near, shelf.keywords(terms, depth, kept)
 
     def _old(self, text: str, wanted: "_Filter") -> dict[str, float]:
         """Passages of superseded versions whose version was asked for, embedded when they are asked for."""
@@ -135,16 +149,18 @@ class GuidelineIndex:
             found |= self.bodies.old(row.id).dense(self.embedder.embed([text])[0], DEPTH)
         return found
 
-    def _shares(self, text: str, found: dict[str, Passage]) -> dict[str, float]:
-        """How much of the query's words stand in each passage, 0 to 1, rare words counting more (all bodies together)."""
-        counted = [s.words for s in self.bodies.shelves().values() if s.words is not None]
-        total = sum(w.total for w in counted)
-        weights = {}
-        for stem in stems(text):
-            times = sum(w.counts.get(stem, 0) for w in counted)
-            weights[stem] = math.log(1 + (total - times + 0.5) / (times + 0.5))
-        whole = sum(weights.values()) or 1.0
-        return {i: sum(weights[s] for s in _stems_of(p) if s in weights) / whole for i, p in found.items()}
+    def _stems(self, ids: Sequence[str]) -> dict[str, frozenset[str]]:
+        """The stems of passages, kept for those that come back."""
+        box = _in_box()
+        fresh = [i for i in ids if i not in self._kept and i not in box]
+        texts = self.library.indexed(fresh) if fresh else {}
+        self._kept |= {i: stems(t.whole) for i, t in texts.items()} | {
+            i: stems(text_of(box[i]).whole) for i in ids if i in box and i not in self._kept
+        }
+        found = {i: self._kept[i] for i in ids if i in self._kept}
+        while len(self._kept) > KEPT:
+            self._kept.pop(next(iter(self._kept)))
+        return found
 
     def _open(self, ids: Sequence[str]) -> dict[str, Passage]:
         box = _in_box()
@@ -205,13 +221,21 @@ class GuidelineIndex:
         return "\n\n".join(parts), start, start + len(passage.text)
 
 
-@lru_cache(maxsize=20_000)
-def _kept_stems(passage_id: str, whole: str) -> frozenset[str]:
-    return stems(whole)
+@cache
+def _side_by_side() -> ThreadPoolExecutor:
+    """Bodies are asked side by side: Chroma and NumPy leave the interpreter alone while they work."""
+    return ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="guidelines")
 
 
-def _stems_of(passage: Passage) -> frozenset[str]:
-    return _kept_stems(passage.id, text_of(passage).whole)
+def _shares(terms: Sequence[str], found: dict[str, frozenset[str]], counted: Sequence[Words]) -> dict[str, float]:
+    """How much of the query's words stand in each passage, 0 to 1, rare words counting more (all bodies together)."""
+    total = sum(w.total for w in counted)
+    weights = {}
+    for stem in terms:
+        times = sum(w.counts.get(stem, 0) for w in counted)
+        weights[stem] = math.log(1 + (total - times + 0.5) / (times + 0.5))
+    whole = sum(weights.values()) or 1.0
+    return {i: sum(weights[s] for s in weights.keys() & own) / whole for i, own in found.items()}
 
 
 def _document(passage_id: str) -> str:

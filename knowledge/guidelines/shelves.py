@@ -5,10 +5,12 @@ Bodies are kept apart because a `where` in Chroma costs more than a collection o
 
 import hashlib
 import json
+import re
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +23,10 @@ from knowledge.guidelines.embedders import Embedder, slug
 if TYPE_CHECKING:
     import bm25s
     from chromadb.api import ClientAPI
-    from chromadb.api.models.Collection import Collection
+    from chromadb.api.models.Collection import Collection as ChromaCollection
 
 Progress = Callable[[int, int], None]
-HNSW = {"hnsw": {"space": "cosine", "ef_construction": 200, "max_neighbors": 32, "ef_search": 160}}
+HNSW = {"hnsw": {"space": "cosine", "ef_construction": 200, "max_neighbors": 32, "ef_search": 80}}
 """Measured by `make bench`: recall@10 against exact search at 100,000 passages."""
 BATCH = 64
 
@@ -87,35 +89,72 @@ def collection_name(body: str, ids: Sequence[str], embedder: str) -> str:
 
 @dataclass
 class Shelf:
-    """One body's two indexes, and the embedder that its vectors are of."""
+    """One body's two indexes, and the embedder that its vectors are of. `documents` names the document of each of `ids`."""
 
     body: str
     embedder: Embedder
-    collection: "Collection"
+    collection: "ChromaCollection"
     words: "Words | None"
     ids: list[str]
+    documents: list[str]
+    _rows: dict[str, tuple[list[str], np.ndarray]] = field(default_factory=dict)
 
-    def dense(self, vector: np.ndarray, count: int, documents: Sequence[str] | None = None) -> dict[str, float]:
-        """Cosine of the nearest passages by id, nearest first; of these documents alone, where some are named."""
+    @cached_property
+    def _coded(self) -> tuple[list[str], np.ndarray]:
+        """The documents, and of each passage the number of its own."""
+        names, codes = np.unique(np.asarray(self.documents, dtype=object).astype(str), return_inverse=True)
+        return names.tolist(), codes
+
+    def dense(self, vector: np.ndarray, count: int) -> dict[str, float]:
+        """Cosine of the nearest passages by id, nearest first."""
         if not self.ids:
             return {}
-        where: Any = {"document": {"$in": list(documents)}} if documents is not None else None
-        found = self.collection.query(
-            query_embeddings=[vector], n_results=min(count, len(self.ids)), include=["distances"], where=where
-        )  # type: ignore[list-item]
+        found = self.collection.query(query_embeddings=[vector], n_results=min(count, len(self.ids)), include=["distances"])  # type: ignore[list-item]
         return {i: 1 - d for i, d in zip(found["ids"][0], (found["distances"] or [[]])[0], strict=True)}
 
-    def keywords(self, text: str, count: int) -> dict[str, float]:
-        """BM25 of the best passages by id, best first; none for words that no passage has."""
-        if self.words is None or not self.ids:
+    def exact(self, vector: np.ndarray, count: int, documents: Sequence[str]) -> dict[str, float]:
+        """As `dense`, of these documents alone, every passage compared; their vectors are fetched once."""
+        found: dict[str, float] = {}
+        for document in documents:
+            if document not in self._rows:
+                got = self.collection.get(where={"document": document}, include=["embeddings"])
+                self._rows[document] = got["ids"], np.asarray(got["embeddings"], np.float32)
+            ids, rows = self._rows[document]
+            near = rows @ vector if len(ids) else np.zeros(0)
+            best: Any = np.argpartition(-near, min(count, len(near)) - 1)[:count] if len(near) else []
+            found |= {ids[int(n)]: float(near[n]) for n in best}
+        return dict(sorted(found.items(), key=lambda item: -item[1])[:count])
+
+    def keywords(self, terms: Sequence[str], count: int, documents: Collection[str] | None = None) -> dict[str, float]:
+        """BM25 of the best passages by id, best first (of these documents alone, where some are named); none without any of the stems."""
+        known = [t for t in terms if self.words is not None and t in self.words.counts]
+        if self.words is None or not known:
             return {}
-        tokens = tokenized([text])
-        order, strength = self.words.index.retrieve(tokens, k=min(count, len(self.ids)), show_progress=False)
-        return {self.ids[i]: float(s) for i, s in zip(order[0], strength[0], strict=True) if s > 0}
+        scores = self.words.index.get_scores(known)
+        if documents is not None:
+            names, codes = self._coded
+            scores = np.where(np.isin(codes, [n for n, name in enumerate(names) if name in documents]), scores, 0)
+        best = np.argpartition(-scores, min(count, len(scores)) - 1)[:count]
+        return {self.ids[int(n)]: float(scores[n]) for n in best[np.argsort(-scores[best], kind="stable")] if scores[n] > 0}
+
+
+_local = threading.local()
+
+
+def stem_list(text: str) -> list[str]:
+    """The stems of a text's English words without stop words, in order, as the keyword index has them."""
+    from bm25s.stopwords import STOPWORDS_EN
+
+    if not hasattr(_local, "stemmer"):
+        import Stemmer
+
+        _local.stemmer = Stemmer.Stemmer("english")  # one for each thread: it keeps state
+    words = [w for w in re.findall(r"\b\w\w+\b", text.lower()) if w not in STOPWORDS_EN]
+    return list(_local.stemmer.stemWords(words))
 
 
 def tokenized(texts: Sequence[str]) -> Any:
-    """Stemmed English words, without stop words."""
+    """As `stem_list`, for many texts at once, in the form that bm25s takes."""
     import bm25s
     import Stemmer
 
@@ -124,7 +163,7 @@ def tokenized(texts: Sequence[str]) -> Any:
 
 def stems(text: str) -> frozenset[str]:
     """The stems that a text holds."""
-    return frozenset(tokenized([text]).vocab)
+    return frozenset(stem_list(text))
 
 
 @dataclass(frozen=True)
@@ -207,7 +246,7 @@ def _vectors(embedder: Embedder, texts: Sequence[str], progress: Callable[[int],
     return back
 
 
-def fill(collection: "Collection", ids: Sequence[str], vectors: np.ndarray, documents: Sequence[str]) -> None:
+def fill(collection: "ChromaCollection", ids: Sequence[str], vectors: np.ndarray, documents: Sequence[str]) -> None:
     """Put vectors into a collection; each with its document, texts stay in the library."""
     for start in range(0, len(ids), 4000):
         stop = start + 4000
