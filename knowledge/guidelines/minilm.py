@@ -55,7 +55,9 @@ class MiniLM:
             subprocess.run([sys.executable, "-m", "knowledge.guidelines.minilm"], check=True, cwd=ONNX.parents[2])
         options = SessionOptions()
         options.intra_op_num_threads = 2
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would hold the cores that searches need
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # idle threads would hold the cores that searches need
         return InferenceSession(str(ONNX), options, providers=["CPUExecutionProvider"])
 
     def embed(self, texts: Sequence[str], batch: int = 32) -> np.ndarray:

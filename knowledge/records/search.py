@@ -10,7 +10,7 @@ import numpy as np
 from knowledge.guidelines.minilm import MiniLM
 from knowledge.language import glossed, language_of
 from knowledge.records.model import RecordItem, Report
-from knowledge.records.reading import read, sides
+from knowledge.records.reading import read, sides, sizes
 from knowledge.records.reports import Sentence, sentences
 
 SIMILAR = 0.62
@@ -35,6 +35,18 @@ _STOP = frozenset(
         "will with would you your ",
     )
 )
+
+
+_SIZE_ASKED = re.compile(r"\bhow (big|large|long|wide)\b|\bsizes?\b|\bdiameters?\b|\bmeasur", re.I)
+_SIZE_WORDS = {"big", "large", "size", "diameter", "long", "wide", "measur", "meas"}
+_LESIONS = {"mass", "tumor", "lesion", "raumford", "growth"}
+_ORGANS = {"hepatic": "liver", "hepat": "liver", "pulmonar": "lung", "pulmonary": "lung", "renal": "kidney", "kidney": "kidney", "splenic": "spleen",
+           "biliary": "bile", "bile": "bile"}  # fmt: skip
+
+
+def _same(stemmed: str) -> str:
+    """One name for words that reports use for each other."""
+    return "lesion" if stemmed in _LESIONS else _ORGANS.get(stemmed, stemmed)
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,9 @@ class RecordSearch:
             words = [w for w in words if w not in {stem(s) for s in SECTIONS}]
             if not words:
                 return [SentenceHit(r, s, 1.0) for r in reports[::-1] for s in _cut(r.text) if s.part in named][:limit]
+        sized = bool(_SIZE_ASKED.search(asked))
+        if sized:
+            words = [w for w in words if w not in _SIZE_WORDS] or words
         if not words:
             return []
         wanted = {s for s in sides(asked) if s != "both"}
@@ -103,8 +118,10 @@ class RecordSearch:
                 theirs = sides(sentence.text)
                 if (section and sentence.part != section) or (len(wanted) == 1 and theirs and not wanted & theirs):
                     continue
-                own = {stem(w) for w in re.findall(r"[^\W\d_]{2,}|\d+p|\d+q", f"{sentence.text} {english}".lower())}
-                shared = sum(w in own for w in words) / len(words)
+                own = {_same(stem(w)) for w in re.findall(r"[^\W\d_]{2,}|\d+p|\d+q", f"{sentence.text} {english}".lower())}
+                shared = sum(_same(w) in own for w in words) / len(words)
+                if sized and shared and any(not size.prior for size in sizes(sentence.text)):
+                    shared += 0.5  # a size was asked for, and this sentence has one
                 if (shared >= SHARED and cosine >= RELATED) or (cosine >= SIMILAR and shared >= PARTLY):
                     hits.append(SentenceHit(report, sentence, float(cosine) + shared))
         return sorted(hits, key=lambda h: -h.score)[:limit]
