@@ -186,9 +186,14 @@ def taking_in(pages: int = 300) -> dict[str, Any]:
             "progress_events": len(steps)}  # fmt: skip
 
 
-def figures() -> dict[str, Any]:
-    """Both, under one name."""
-    return {"guidelines": {"taking_in_300_pages": taking_in(), "search_100_000": searching()}}
+def figures() -> dict[str, float]:
+    """Both, as flat figures."""
+    found: dict[str, float] = {}
+    for head, part in (("guidelines_300_pages", taking_in()), ("guidelines_100_000_passages", searching())):
+        for name, value in part.items():
+            values = value if isinstance(value, dict) else {"": value}
+            found |= {f"{head}_{name}{'_' if key else ''}{key}": v for key, v in values.items()}
+    return found
 
 
 if __name__ == "__main__":
