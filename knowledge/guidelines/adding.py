@@ -1,11 +1,13 @@
 """Take documents into the library: read, cut, embed, publish. A file that can't be read is named; the rest goes in."""
 
+import fcntl
 import hashlib
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -76,7 +78,7 @@ class Adder:
         """Take each file whole or not at all. The same file again changes nothing; a newer version supersedes the older one."""
         done: list[Document] = []
         rejected: list[RefusedFile] = []
-        with self._lock:
+        with self._alone():
             for left in self.index.library.sweep():
                 rejected.append(
                     RefusedFile(file=left, reason="an earlier addition was interrupted: what it left was taken out, add it again")
@@ -87,6 +89,15 @@ class Adder:
                 except KnowledgeError as error:
                     rejected.append(RefusedFile(file=name, reason=f"{error}: {error.hint}" if error.hint else str(error)))
         return Added(documents=done, rejected=rejected)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One change of the library at a time, in this process and any other: what another is adding must not be swept."""
+        folder = self.index.library.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._lock, (folder / "adding.lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield
 
     def _one(self, name: str, data: bytes, about: About, told: Told, cancelled: Callable[[], bool]) -> Document:
         library = self.index.library
@@ -115,14 +126,18 @@ class Adder:
                     raise Refused("the addition was stopped", "add it again")
                 told(name, "embedding", n, total)
 
-            self.index.bodies.put(body, document_id, tell)
+            try:
+                self.index.bodies.put(body, document_id, tell)
+            except BaseException:
+                library.discard(document_id)
+                raise
             library.publish(document_id, "current", [d.id for d in same if d.status == "current"])
         self.index.bodies.shelves()
         return listed(library.document(document_id), CHECKED["hospital"])
 
     def remove(self, document_id: str) -> None:
         """Take a version out; an older one doesn't come back by itself. Raises NotFound."""
-        with self._lock:
+        with self._alone():
             self.index.library.remove(document_id)
             self.index.bodies.shelves()
 

@@ -252,14 +252,25 @@ class Library:
         self._looked = (float("-inf"), 0)
 
     def remove(self, document_id: str) -> None:
-        """Take a version out with its pages, passages and original."""
-        row = self.document(document_id)
+        """Take a version out with its pages, passages and original. Raises NotFound."""
+        self.document(document_id)
         with Session(self.engine) as session, session.begin():
-            session.execute(delete(DocumentRow).where(DocumentRow.id == document_id))
+            self._delete(session, [document_id])
             self._changed(session)
         self._looked = (float("-inf"), 0)
-        if self.by_content(row.sha256) is None:
-            (self.folder / "originals" / f"{row.sha256}.{row.kind}").unlink(missing_ok=True)
+
+    def discard(self, document_id: str) -> None:
+        """Take out what was being added and didn't come to its end."""
+        with Session(self.engine) as session, session.begin():
+            self._delete(session, [document_id])
+
+    def _delete(self, session: Session, ids: Sequence[str]) -> None:
+        """Rows, and the originals that no other version has; a file that outlives its rows by a crash does no harm."""
+        gone = session.execute(select(DocumentRow.sha256, DocumentRow.kind).where(DocumentRow.id.in_(ids))).all()
+        session.execute(delete(DocumentRow).where(DocumentRow.id.in_(ids)))
+        for sha256, kind in gone:
+            if session.scalar(select(func.count()).where(DocumentRow.sha256 == sha256)) == 0:
+                (self.folder / "originals" / f"{sha256}.{kind}").unlink(missing_ok=True)
 
     def sweep(self) -> list[str]:
         """Take out what an interrupted addition left; its ids."""
@@ -267,8 +278,7 @@ class Library:
             return []
         with Session(self.engine) as session, session.begin():
             left = list(session.scalars(select(DocumentRow.id).where(DocumentRow.status == "adding")))
-            if left:
-                session.execute(delete(DocumentRow).where(DocumentRow.id.in_(left)))
+            self._delete(session, left)
         return left
 
     def count(self, body: str, status: str = "current") -> int:

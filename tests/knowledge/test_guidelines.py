@@ -217,11 +217,23 @@ def test_an_encrypted_pdf_and_an_empty_one_are_named(index: GuidelineIndex) -> N
 
 
 def test_a_stopped_addition_leaves_nothing(index: GuidelineIndex) -> None:
-    calls = iter([False, True, True, True])
-    done = Adder(index).add([("p.md", _protocol())], cancelled=lambda: next(calls, True))
+    done = Adder(index).add([("p.md", _protocol())], cancelled=lambda: True)
     assert not done.documents and "stopped" in done.rejected[0].reason
     assert index.library.documents() == [] and not [h for h in index.search("gadoxetate dose", 5) if h.passage.body != "box"]
-    assert Adder(index).add([("p.md", _protocol())]).documents  # what an interruption left is swept, and it goes in
+    assert not list((index.folder / "originals").iterdir())
+    again = Adder(index).add([("p.md", _protocol())])
+    assert again.documents and not again.rejected
+
+
+def test_what_a_killed_addition_left_is_swept(index: GuidelineIndex) -> None:
+    adder = Adder(index)
+    kept = adder.add([("p.md", _protocol())]).documents[0]
+    row = index.library.document(kept.id)
+    index.library.publish(row.id, "adding", [])  # as a kill between writing and counting leaves it
+    assert [h for h in index.search("gadoxetate dose", 3) if h.passage.body != "box"] == []
+    done = adder.add([("p.md", _protocol())])
+    assert [r.file for r in done.rejected] == [kept.id] and "interrupted" in done.rejected[0].reason
+    assert done.documents[0].id == kept.id and "gadoxetate" in index.search("gadoxetate dose", 1)[0].passage.text
 
 
 def test_text_that_gives_orders_is_text(index: GuidelineIndex) -> None:
