@@ -1,10 +1,13 @@
 """Reports as documents: the text of PDF, DOCX and RTF, read in a process that can be killed."""
 
 import io
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from knowledge.errors import Refused
 from knowledge.studies import workers
 
+T = TypeVar("T")
 MAX_PAGES = 400
 MAX_CHARACTERS = 200_000
 MAX_BYTES = 64 * 2**20
@@ -74,24 +77,18 @@ def _read_by_eye(data: bytes, pages: list[int]) -> list[str]:
     return ["\n".join(lines_in(document[n].render(scale=2).to_numpy())) for n in pages]
 
 
-def _docx(data: bytes) -> str | Refused:
+def word(data: bytes, read: Callable[[Any], T]) -> T | Refused:
+    """`read` done on a Word document (python-docx). Refused: broken, or it unpacks to far more than it should."""
     import zipfile
 
     from docx import Document
     from docx.opc.exceptions import PackageNotFoundError
-    from docx.table import Table
 
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as package:
             if sum(m.file_size for m in package.infolist()) > 8 * MAX_BYTES:
                 return Refused("the document unpacks to far more than it should", "save it again, without pictures")
-        parts = []
-        for block in Document(io.BytesIO(data)).iter_inner_content():
-            if isinstance(block, Table):
-                parts += [" | ".join(cell.text.strip() for cell in row.cells) for row in block.rows]
-            else:
-                parts.append(block.text)
-        return "\n".join(parts)
+        return read(Document(io.BytesIO(data)))
     except (
         PackageNotFoundError,
         zipfile.BadZipFile,
@@ -103,6 +100,22 @@ def _docx(data: bytes) -> str | Refused:
         SyntaxError,
     ) as error:
         return Refused(f"the Word document can't be read ({type(error).__name__})", "save it as PDF or text")
+
+
+def _docx(data: bytes) -> str | Refused:
+    return word(data, _lines)
+
+
+def _lines(document: Any) -> str:
+    from docx.table import Table
+
+    parts = []
+    for block in document.iter_inner_content():
+        if isinstance(block, Table):
+            parts += [" | ".join(cell.text.strip() for cell in row.cells) for row in block.rows]
+        else:
+            parts.append(block.text)
+    return "\n".join(parts)
 
 
 def _rtf(data: bytes) -> str | Refused:

@@ -1,8 +1,6 @@
 """HTML, Markdown, plain text and DOCX as blocks. Scripts, styles and comments are never text."""
 
-import io
 import re
-import zipfile
 from datetime import date
 from typing import Any
 
@@ -10,8 +8,8 @@ import yaml
 
 from knowledge.errors import Refused
 from knowledge.guidelines.ingest.document import Read, Writer
+from knowledge.records.documents import word
 
-MAX_UNPACKED = 512 * 2**20
 _NO_TEXT = (
     "script",
     "style",
@@ -136,42 +134,28 @@ def html(data: bytes) -> Read | Refused:
 
 def docx(data: bytes) -> Read | Refused:
     """A Word document, by its styles."""
-    from docx import Document
-    from docx.opc.exceptions import PackageNotFoundError
+    return word(data, _by_style)
+
+
+def _by_style(document: Any) -> Read:
     from docx.table import Table
 
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as package:
-            if sum(m.file_size for m in package.infolist()) > MAX_UNPACKED:
-                return Refused("the document unpacks to far more than it should", "save it again, without pictures")
-        document = Document(io.BytesIO(data))
-        writer = Writer()
-        for block in document.iter_inner_content():
-            if isinstance(block, Table):
-                writer.block("table", table_text([[c.text.strip() for c in row.cells] for row in block.rows]))
-                continue
-            style = (block.style.name if block.style is not None else "") or ""
-            match = re.match(r"(?:Heading|Überschrift|Titre|Título) (\d)", style)
-            if style == "Title" or match:
-                writer.block("heading", block.text, int(match.group(1)) if match else 1)
-            else:
-                writer.block("item" if style.startswith("List") else "paragraph", block.text)
-        read = writer.done()
-        core = document.core_properties
-        read.title, read.version = core.title or "", core.version or ""
-        read.date = core.modified.date().isoformat() if core.modified else ""
-        return read
-    except (
-        PackageNotFoundError,
-        zipfile.BadZipFile,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        OSError,
-        SyntaxError,
-    ) as error:
-        return Refused(f"the Word document can't be read ({type(error).__name__})", "save it as PDF")
+    writer = Writer()
+    for block in document.iter_inner_content():
+        if isinstance(block, Table):
+            writer.block("table", table_text([[c.text.strip() for c in row.cells] for row in block.rows]))
+            continue
+        style = (block.style.name if block.style is not None else "") or ""
+        match = re.match(r"(?:Heading|Überschrift|Titre|Título) (\d)", style)
+        if style == "Title" or match:
+            writer.block("heading", block.text, int(match.group(1)) if match else 1)
+        else:
+            writer.block("item" if style.startswith("List") else "paragraph", block.text)
+    read = writer.done()
+    core = document.core_properties
+    read.title, read.version = core.title or "", core.version or ""
+    read.date = core.modified.date().isoformat() if core.modified else ""
+    return read
 
 
 def table_text(rows: list[list[str]]) -> str:
