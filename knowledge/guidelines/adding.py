@@ -192,11 +192,12 @@ def _read(name: str, data: bytes, kind: str, told: Callable[[int, int], None], c
     about = workers.run(pdf.about, data, SECONDS)
     if isinstance(about, Refused):
         raise about
-    starts = range(0, about.pages, pdf.BATCH)
+    size = max(pdf.BATCH, about.pages // 100)  # each call opens the file again: long ones in longer runs
+    starts = range(0, about.pages, size)
     found_pages: list[pdf.Page] = []
     told(0, about.pages)
     with ThreadPoolExecutor(2) as threads:
-        for batch in threads.map(lambda s: workers.run(pdf.pages, (data, s, s + pdf.BATCH), SECONDS), starts):
+        for batch in threads.map(lambda s: workers.run(pdf.pages, (data, s, s + size), SECONDS), starts):
             if cancelled():
                 threads.shutdown(wait=False, cancel_futures=True)
                 raise Refused("the addition was stopped", "add it again")
