@@ -9,7 +9,7 @@ from knowledge.case import Case
 from knowledge.evidence import Fact, Frozen, ImageRef, Kind, RecordRef, ReportSpan
 from knowledge.records.model import Report
 from knowledge.records.reading import Size, certainty_of, dated, read
-from knowledge.records.reports import Sentence, sentences
+from knowledge.records.reports import Sentence, cut
 from knowledge.records.stated import stated
 from tools.concepts import LESION, LONG_AXIS, WHOLE_TUMOUR
 
@@ -73,7 +73,7 @@ def _apart(one: str, other: str) -> int:
 
 
 def _about_lesions(report: Report) -> list[Sentence]:
-    kept = [s for s in sentences(report.text) if s.part in ("", "FINDINGS", "IMPRESSION", "CONCLUSION")]
+    kept = [s for s in cut(report.text) if s.part in ("", "FINDINGS", "IMPRESSION", "CONCLUSION")]
     return [s for s in kept if (m := _LESION.search(s.text)) and certainty_of(s.text, m.start(), m.end()) != "negated"]
 
 
@@ -144,7 +144,7 @@ def _done_when(case: Case, fact: Fact) -> Iterator[Clash]:
     if match is None or not day or len(day) < 10:
         return
     for report in case.reports:
-        for sentence in sentences(report.text):
+        for sentence in cut(report.text):
             there = re.search(re.escape(match.group()), sentence.text, re.I)
             told = dated(sentence.text) if there else []
             if len(told) == 1 and told[0] != day[: len(told[0])]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Engine, ForeignKey, delete, func, insert, select, update
+from sqlalchemy import JSON, ColumnElement, Engine, ForeignKey, delete, func, insert, select, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from knowledge.database import batches, engine_of
@@ -187,23 +187,20 @@ class Library:
                         found[i] = Text.of(titles[document], section, text)
         return found
 
-    def texts(self, body: str, status: str = "current") -> tuple[list[str], list[Text]]:
-        """Ids and what is indexed (title, section, text) of a body's passages, in order."""
-        with Session(self.engine) as session:
-            rows = session.execute(
-                select(PassageRow.id, DocumentRow.title, PassageRow.section, PassageRow.text).join(DocumentRow)
-                .where(DocumentRow.body == body, DocumentRow.status == status).order_by(DocumentRow.added, PassageRow.document_id, PassageRow.number)
-            ).all()  # fmt: skip
-        return [r[0] for r in rows], [Text.of(r[1], r[2], r[3]) for r in rows]
+    def texts(self, body: str) -> tuple[list[str], list[Text]]:
+        """Ids and what is indexed (title, section, text) of a body's current passages, in order."""
+        return self._texts(DocumentRow.body == body, DocumentRow.status == "current")
 
     def of_document(self, document_id: str) -> tuple[list[str], list[Text]]:
         """Ids and what is indexed of one version."""
+        return self._texts(PassageRow.document_id == document_id)
+
+    def _texts(self, *where: ColumnElement[bool]) -> tuple[list[str], list[Text]]:
+        order = (DocumentRow.added, PassageRow.document_id, PassageRow.number)
+        columns = (PassageRow.id, DocumentRow.title, PassageRow.section, PassageRow.text)
         with Session(self.engine) as session:
-            rows = session.execute(
-                select(PassageRow.id, DocumentRow.title, PassageRow.section, PassageRow.text).join(DocumentRow)
-                .where(PassageRow.document_id == document_id).order_by(PassageRow.number)
-            ).all()  # fmt: skip
-        return [r[0] for r in rows], [Text.of(r[1], r[2], r[3]) for r in rows]
+            rows = session.execute(select(*columns).join(DocumentRow).where(*where).order_by(*order)).all()
+        return [r[0] for r in rows], [Text.of(*r[1:]) for r in rows]
 
     def page(self, document_id: str, number: int) -> str:
         """The text of a page (from 1). Raises NotFound."""
@@ -280,14 +277,6 @@ class Library:
             left = list(session.scalars(select(DocumentRow.id).where(DocumentRow.status == "adding")))
             self._delete(session, left)
         return left
-
-    def count(self, body: str, status: str = "current") -> int:
-        """Passages of a body."""
-        with Session(self.engine) as session:
-            found = session.scalar(
-                select(func.sum(DocumentRow.passages)).where(DocumentRow.body == body, DocumentRow.status == status)
-            )
-            return int(found or 0)
 
     def _changed(self, session: Session) -> None:
         row = session.get(RevisionRow, 1)

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,12 @@ def sentences(text: str) -> list[Sentence]:
     for section, part, start, end in bounds:
         found += _split(text, section, part, start, end)
     return found
+
+
+@lru_cache(maxsize=512)
+def cut(text: str) -> tuple[Sentence, ...]:
+    """As `sentences`, kept: a question reads the same reports many times."""
+    return tuple(sentences(text))
 
 
 def _split(text: str, section: str, part: str, start: int, end: int) -> list[Sentence]:

@@ -11,7 +11,7 @@ from knowledge.guidelines.minilm import MiniLM
 from knowledge.language import glossed, language_of
 from knowledge.records.model import RecordItem, Report
 from knowledge.records.reading import read, sides, sizes
-from knowledge.records.reports import Sentence, sentences
+from knowledge.records.reports import Sentence, cut
 
 SIMILAR = 0.62
 """Cosine above which half of the asked words are enough (tuned on the sample report)."""
@@ -73,15 +73,10 @@ def content_words(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=512)
-def _cut(text: str) -> tuple[Sentence, ...]:
-    return tuple(sentences(text))
-
-
-@lru_cache(maxsize=512)
 def _in_english(text: str) -> tuple[str, ...]:
     """The report's sentences with the terms of its language put into English; English ones as they are."""
     language = language_of(text[:2000])
-    return tuple(glossed(s.text, language) for s in _cut(text))
+    return tuple(glossed(s.text, language) for s in cut(text))
 
 
 class RecordSearch:
@@ -98,12 +93,12 @@ class RecordSearch:
 
     def sentences(self, query: str, reports: Sequence[Report], limit: int = 4, section: str | None = None) -> list[SentenceHit]:
         """The sentences that answer `query` (in any of the languages of reports), best first; empty where no report speaks of it."""
-        asked = glossed(query, language_of(query)) if not query.isascii() or language_of(query) != "en" else query
+        asked = glossed(query, language_of(query))
         words = content_words(asked)
         if section is None and (named := [s for s in SECTIONS if s.lower() in asked.lower()]):
             words = [w for w in words if w not in {stem(s) for s in SECTIONS}]
             if not words:
-                return [SentenceHit(r, s, 1.0) for r in reports[::-1] for s in _cut(r.text) if s.part in named][:limit]
+                return [SentenceHit(r, s, 1.0) for r in reports[::-1] for s in cut(r.text) if s.part in named][:limit]
         sized = bool(_SIZE_ASKED.search(asked))
         if sized:
             words = [w for w in words if w not in _SIZE_WORDS] or words
@@ -114,7 +109,7 @@ class RecordSearch:
         hits = []
         for report in reports:
             foreign = _in_english(report.text)
-            for sentence, english, cosine in zip(_cut(report.text), foreign, self._embedded(report) @ vector, strict=True):
+            for sentence, english, cosine in zip(cut(report.text), foreign, self._embedded(report) @ vector, strict=True):
                 theirs = sides(sentence.text)
                 if (section and sentence.part != section) or (len(wanted) == 1 and theirs and not wanted & theirs):
                     continue
@@ -128,7 +123,7 @@ class RecordSearch:
 
     def recommendations(self, reports: Sequence[Report], limit: int = 6) -> list[SentenceHit]:
         """What the reports recommend or schedule, the newest report first."""
-        found = [SentenceHit(r, s, 1.0) for r in reports[::-1] for s in _cut(r.text)
+        found = [SentenceHit(r, s, 1.0) for r in reports[::-1] for s in cut(r.text)
                  if s.part == "RECOMMENDATION" or (s.part not in ("TECHNIQUE", "INDICATION") and read(s.text).recommends)]  # fmt: skip
         return found[:limit]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from knowledge.records.model import Report
 from knowledge.records.reading import certainty_of, read
-from knowledge.records.reports import Sentence, sentences
+from knowledge.records.reports import Sentence, cut
 
 Value = Callable[[re.Match[str]], Any]
 
@@ -62,7 +62,7 @@ def stated(name: str, reports: Sequence[Report], wanted: dict[str, Any]) -> Stat
 
 
 def _in_report(name: str, report: Report, wanted: dict[str, Any]) -> Iterator[Stated]:
-    for sentence in sentences(report.text):
+    for sentence in cut(report.text):
         if sentence.part in ("TECHNIQUE", "INDICATION", "COMPARISON") and name not in ("kps", "ecog_ps"):
             continue
         if name in _OF_NODULE and not _NODULE.search(sentence.text):

@@ -140,6 +140,11 @@ def absent(facts: Facts, *names: str) -> list[str]:
     return [n for n in names if n not in facts]
 
 
+def required(rule: str, facts: Facts) -> list[str]:
+    """The facts that the rule of this name requires and that aren't given."""
+    return absent(facts, *(n for n, s in specs()[rule]["facts"].items() if s["required"]))
+
+
 def percent(now: float, then: float) -> float:
     """Change from `then` to `now` in percent of `then`."""
     return 100 * (now - then) / then

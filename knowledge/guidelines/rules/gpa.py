@@ -7,7 +7,7 @@ IJROBP 2022 (lung); IJROBP 2017, doi:10.1016/j.ijrobp.2017.06.2454 (melanoma); c
 from collections.abc import Callable
 from typing import Any
 
-from knowledge.guidelines.rules.base import Facts, Outcome, Rule, absent, specs
+from knowledge.guidelines.rules.base import Facts, Outcome, Rule, absent, required
 
 BANDS = ("0-1", "1.5-2", "2.5-3", "3.5-4")
 Points = Callable[[Facts], float]
@@ -38,10 +38,6 @@ _LUNG = (_below("age_years", (70, 0.5)), _from("kps", (90, 1.0), (80, 0.5)), _no
 _GENES = ("egfr_positive", "alk_positive")
 
 
-def _gi_age(facts: Facts) -> float:
-    return 0.5 if facts["age_years"] < 60 else 0.0
-
-
 def _old_age(facts: Facts) -> float:
     return 1.0 if facts["age_years"] < 50 else 0.5 if facts["age_years"] <= 60 else 0.0
 
@@ -61,7 +57,7 @@ INDEX: dict[str, tuple[Points, ...]] = {
     "melanoma_molgpa_2017": (_below("age_years", (70, 0.5)), _from("kps", (90, 1.0), (80, 0.5)), _no_spread(1.0),
                              _count((1, 1.0), (4, 0.5)), _gene(0.5, "braf_mutation")),
     "renal_gpa_2018": (_from("kps", (90, 2.0), (80, 1.0)), _no_spread(0.5), _haemoglobin, _count((4, 0.5))),
-    "gi_gpa_2019": (_gi_age, _from("kps", (90, 2.0), (80, 1.0)), _no_spread(0.5), _count((1, 1.0), (3, 0.5))),
+    "gi_gpa_2019": (_below("age_years", (60, 0.5)), _from("kps", (90, 2.0), (80, 1.0)), _no_spread(0.5), _count((1, 1.0), (3, 0.5))),
     "breast_gpa_2020": (_from("kps", (90, 1.0), (70, 0.5)), _subtype, _below("age_years", (60, 0.5)), _no_spread(0.5),
                         _count((1, 0.5))),
     "gpa_2008": (_old_age, _from("kps", (90, 1.0), (70, 0.5)), _no_spread(1.0), _count((1, 1.0), (3, 0.5))),
@@ -77,7 +73,7 @@ GENETIC = {"lung_gpa_2022": (*_GENES, "pd_l1_tps_percent"), "melanoma_molgpa_201
 
 def _compute(name: str) -> Callable[[Facts], Outcome]:
     def compute(facts: Facts) -> Outcome:
-        lacking = absent(facts, *(n for n, s in specs()[name]["facts"].items() if s["required"]))
+        lacking = required(name, facts)
         needed = list(GENETIC.get(name, ()))
         adeno = facts.get("histology") == "adenocarcinoma"
         if name == "lung_molgpa_2017" and adeno:

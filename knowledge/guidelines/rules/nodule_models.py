@@ -4,7 +4,7 @@
 import math
 from typing import Any
 
-from knowledge.guidelines.rules.base import Facts, Outcome, Rule, absent, specs
+from knowledge.guidelines.rules.base import Facts, Outcome, Rule, absent, required
 
 CENTRE = 1.58113883
 """(4 mm / 10) to the power of -0.5, by which the Brock models centre the size."""
@@ -18,17 +18,13 @@ MAYO_MM = (4, 30)
 _BANDS = " Guidance bands (BTS: 10 % for PET/CT; ACCP: 5 and 65 %) are not checked against the source."
 
 
-def _needed(name: str, facts: Facts) -> list[str]:
-    return absent(facts, *(n for n, s in specs()[name]["facts"].items() if s["required"]))
-
-
 def _probability(x: float, note: str = "") -> Outcome:
     p = 1 / (1 + math.exp(-x))
     return Outcome(None, f"The probability of malignancy is {100 * p:.1f} %.{note}{_BANDS}", {"probability": round(p, 4)})
 
 
 def _brock(name: str, c: dict[str, float], facts: Facts) -> Outcome:
-    if _needed(name, facts) or facts.get("nodule_diameter_mm") == 0:
+    if required(name, facts) or facts.get("nodule_diameter_mm") == 0:
         return Outcome(None)
     age = facts["age_years"]
     x = c["intercept"] + c["age"] * (age - 62) + c["female"] * (facts["sex"] == "female")
@@ -59,7 +55,7 @@ def mayo(facts: Facts) -> Outcome:
         return Outcome(None, refusal="the Mayo model was made for nodules of 4 to 30 mm")
     if facts.get("cancer_within_5_years"):
         return Outcome(None, refusal="the Mayo model excludes cancer within the last five years")
-    if _needed("mayo_swensen_1997", facts):
+    if required("mayo_swensen_1997", facts):
         return Outcome(None)
     x = -6.8272 + 0.0391 * facts["age_years"] + 0.7917 * facts["ever_smoker"]
     x += 1.3388 * facts["extrathoracic_cancer_over_5_years_ago"] + 0.1274 * size
@@ -69,7 +65,7 @@ def mayo(facts: Facts) -> Outcome:
 
 def gould(facts: Facts) -> Outcome:
     """Years since quitting are needed for ever-smokers."""
-    if _needed("va_gould_2007", facts):
+    if required("va_gould_2007", facts):
         return Outcome(None)
     quit_years = facts.get("years_since_quitting", 0 if not facts["ever_smoker"] else None)
     if quit_years is None:
@@ -83,7 +79,7 @@ UPTAKE = {"none": 0.0, "faint": 2.322, "moderate": 4.617, "intense": 4.771}
 
 def herder(facts: Facts) -> Outcome:
     """Mayo probability joined with FDG uptake."""
-    if _needed("herder_2005", facts):
+    if required("herder_2005", facts):
         return Outcome(None)
     return _probability(-4.739 + 3.691 * facts["mayo_probability"] + UPTAKE[facts["pet_uptake"]])
 
