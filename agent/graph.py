@@ -22,7 +22,7 @@ from agent.answer import Conflict, Draft, LeftOut, PlanStep, Statement, draft_sc
 from agent.guard import as_data
 from agent.memory import Memory
 from agent.prompts import prompt
-from knowledge.evidence import Evidence
+from knowledge.evidence import Evidence, RuleRef
 from tools.base import CaseTool, Missing, Reply
 from tools.errors import Failed, ToolError
 
@@ -132,9 +132,14 @@ async def _call(call: ToolCall, turn: Turn) -> ToolMessage:
 
 def _told(numbered: list[Evidence], reply: Reply | None, message: str | None) -> str:
     """What the model reads of a tool's result: evidence as data, and what was missing."""
-    rows: list[dict[str, Any]] = [{"evidence": e.id, "kind": e.kind, "statement": e.statement} for e in numbered]
+    rows: list[dict[str, Any]] = [{"evidence": e.id, "kind": e.kind, "statement": e.statement, **_inputs(e)} for e in numbered]
     rows += [{"missing": m.what, "why": m.why} for m in (reply.missing if reply else [])]
     return as_data(rows or [{"error" if message else "text": message or (reply.text if reply else "")}])
+
+
+def _inputs(evidence: Evidence) -> dict[str, Any]:
+    """A rule's name and inputs, so that a follow-up can change one of them."""
+    return {"rule": evidence.source.rule, "inputs": evidence.source.inputs} if isinstance(evidence.source, RuleRef) else {}
 
 
 async def compose(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:

@@ -62,3 +62,10 @@ def glossed(text: str, language: str) -> str:
     for pattern, english in _glossary(language):
         text = pattern.sub(english, text)
     return " ".join(text.replace("?", " ? ").split()).replace(" -year", "-year")
+
+
+@cache
+def english_terms() -> tuple[str, ...]:
+    """The English side of the glossary."""
+    loaded = yaml.safe_load((Path(__file__).parent / "glossary.yaml").read_text(encoding="utf-8"))
+    return tuple(sorted({str(english) for terms in loaded.values() for english in terms.values()}))

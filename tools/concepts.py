@@ -18,6 +18,8 @@ LESION_TYPE = Coding(system=OWN, code="lesion-type", display="Lesion type by cla
 LESION = Coding(system=OWN, code="detected-lesion", display="Lesion found by a model")
 FEATURES = Coding(system=OWN, code="radiomics", display="Radiomic features")
 READING = Coding(system=OWN, code="reading-by-a-model", display="Reading by a vision-language model")
+INTERVAL = Coding(system=OWN, code="interval-between-studies", display="Interval between studies")
+DOUBLING_TIME = Coding(system=OWN, code="volume-doubling-time", display="Volume doubling time")
 EXTENT = Coding(system=OWN, code="longest-3d-diameter", display="Longest diameter in space")
 FROM_MIDLINE = Coding(system=OWN, code="distance-to-midline", display="Distance of the centre to the midline")
 INTENSITY = Coding(system=OWN, code="mean-in-region", display="Mean value in the region")

@@ -42,7 +42,7 @@ class MeasureArguments(BaseModel):
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class Sizes:
     """Sizes of one outline of a region."""
 
     volume_ml: float
@@ -51,7 +51,7 @@ class _Sizes:
     extents_mm: tuple[float, float, float]
 
     @classmethod
-    def of(cls, mask: Volume) -> "_Sizes":
+    def of(cls, mask: Volume) -> "Sizes":
         space, extents = extent_3d(mask)
         return cls(volume_ml(mask), largest_diameters(mask), space, extents)
 
@@ -95,9 +95,8 @@ class Measure(CaseTool):
             raise NotApplicable(f"there is no lesion {arguments.lesion}: {len(found)} were outlined", "name one of them")
         chosen = part if arguments.lesion is None else found[arguments.lesion - 1]
         mask = axial(chosen)
-        main = _Sizes.of(mask)
-        sides = [_side(done, region, which, chosen, arguments.lesion) for which in ("inner", "outer")]
-        facts = _sizes(done, region, arguments.lesion, main, [s for s in sides if s is not None])
+        main = Sizes.of(mask)
+        facts = _sizes(done, region, arguments.lesion, main, sides(done, region, chosen, arguments.lesion))
         if region.tumour:
             facts.append(_midline(done, region, mask, main.plane.frame))
         facts += [_volume_of(done, r) for r in done.regions if r is not region and region.tumour and r.tumour and arguments.lesion is None
@@ -141,7 +140,13 @@ def region_of(done: Segmentation, target: str | None) -> Region:
     return done.region(target)
 
 
-def _side(done: Segmentation, region: Region, which: str, chosen: Volume, lesion: int | None) -> _Sizes | None:
+def sides(done: Segmentation, region: Region, chosen: Volume, lesion: int | None) -> list[Sizes]:
+    """Sizes of the stricter and the looser outline, as far as they are kept."""
+    both = [_side(done, region, which, chosen, lesion) for which in ("inner", "outer")]
+    return [s for s in both if s is not None]
+
+
+def _side(done: Segmentation, region: Region, which: str, chosen: Volume, lesion: int | None) -> Sizes | None:
     """Sizes of the stricter or looser outline, of the same lesion where one was chosen; None where it vanishes or isn't kept."""
     part = done.part(region, which)
     if part is None or not part.array.any():
@@ -151,10 +156,10 @@ def _side(done: Segmentation, region: Region, which: str, chosen: Volume, lesion
         if not touching:
             return None
         part = touching[0]
-    return _Sizes.of(axial(part))
+    return Sizes.of(axial(part))
 
 
-def _sizes(done: Segmentation, region: Region, lesion: int | None, main: _Sizes, sides: list[_Sizes]) -> list[Fact]:
+def _sizes(done: Segmentation, region: Region, lesion: int | None, main: Sizes, sides: list[Sizes]) -> list[Fact]:
     plane = main.plane
     box = [round(v, 1) for v in plane.box]
     plain = image_source(done, frame=plane.frame, box=box)
@@ -207,7 +212,7 @@ def _interval(value: float, others: list[float], least: float) -> list[float]:
     return [round(max(0.0, low), digits), round(high, digits)]
 
 
-def _edge_ml(sizes: _Sizes, done: Segmentation) -> float:
+def _edge_ml(sizes: Sizes, done: Segmentation) -> float:
     """What half a voxel at the surface of a ball of this volume holds: the least doubt of any volume on a grid."""
     radius = (3 * sizes.volume_ml * 1000 / (4 * np.pi)) ** (1 / 3)
     return float(4 * np.pi * radius**2 * np.cbrt(np.prod(done.mask.spacing_mm)) / 2 / 1000)

@@ -9,7 +9,7 @@ from knowledge.case import Case
 from knowledge.evidence import Evidence, Fact, Origin
 from knowledge.guidelines.rules import Rule
 from knowledge.records.model import RecordItem, Report
-from knowledge.records.search import find_items
+from knowledge.records.search import SYNONYMS, find_items
 from knowledge.records.stated import Stated, stated
 from knowledge.records.units import convert
 from tools.conflicts import quoted
@@ -98,6 +98,16 @@ def _one_unit_each(known: dict[str, Known], rule: Rule) -> dict[str, Known]:
                 if name not in full[0]:
                     known.pop(name, None)
     return known
+
+
+def recordable(name: str, recorded: str | None) -> bool:
+    """True where records can give the fact `name`; with `recorded` (the names of a case's values), where these speak of it."""
+    topic = _TOPICS.get(name, "")
+    if name in _NUMBERS:
+        return recorded is None or bool(re.search(_NUMBERS[name][0], recorded, re.I))
+    if not topic and name not in _ALIKE:
+        return False
+    return recorded is None or bool(re.search(_ALIKE.get(name) or SYNONYMS.get(topic, re.escape(topic)), recorded, re.I))
 
 
 def _of_patient(case: Case, name: str, spec: dict[str, Any]) -> Any:
@@ -193,6 +203,11 @@ _TOPICS = {
     "cholestatic_disease": "condition", "immunosuppressed": "condition", "family_history_lung_cancer": "family history", "n_category": "n stage",
     "m_category": "m stage", "t_category": "t stage",
 }  # fmt: skip
+_ALIKE = {"steroid_dose": "steroid|dexameth|predniso", "steroid_change": "steroid|dexameth", "weeks_since_radiotherapy": "radiothe|irradiat|radiation",
+          "at_risk_for_hcc": "cirrhos|hepatit|hbv|hcv", "driver_alterations": "egfr|alk|kras|ros1|braf|ngs|gene|molecular", "histology": "histolog|adenocarc|squamous|nsclc",
+          "ever_smoker": "smok|pack", "risk": "smok|pack", "risk_factors": "smok|pack|emphysema|family", "emphysema": "emphysem", "extracranial_metastases": "metast",
+          "molecular_panel_complete": "egfr|alk|kras|ngs|panel|molecular", "egfr_positive": "egfr", "alk_positive": "alk", "kps": "kps|karnofsky", "ecog_ps": "ecog|performance"}  # fmt: skip
+"""How records may speak of facts that have no value of their own there, or several names."""
 _READERS: dict[str, Reader] = {
     "kps": _kps, "ecog_ps": _ecog,
     "idh_status": _worded((r"wild|not detected|negative|no mutation", "wildtype"), (r"mutant|mutated|mutation|positive|r132|detected|present", "mutant")),

@@ -5,6 +5,7 @@ from importlib.metadata import entry_points
 
 from tools.base import Bench, CaseTool
 from tools.classify import Classify
+from tools.compare import CompareStudies
 from tools.detect import Detect
 from tools.guidelines import SearchGuidelines
 from tools.look import Look
@@ -17,7 +18,7 @@ from tools.segment import Segment
 from tools.studies import ExplainImageMetadata, ListStudies
 
 IN_THE_BOX: list[type[CaseTool]] = [
-    ListStudies, ExplainImageMetadata, Segment, Detect, Classify, Measure, Radiomics, Look, RetrieveReports, PatientRecord, SearchGuidelines,
+    ListStudies, ExplainImageMetadata, Segment, Detect, Classify, Measure, CompareStudies, Radiomics, Look, RetrieveReports, PatientRecord, SearchGuidelines,
     ApplyGuideline,
 ]  # fmt: skip
 

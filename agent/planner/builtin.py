@@ -16,7 +16,7 @@ from pydantic import Field
 from agent.planner import steps
 from agent.planner.phrasing import written
 from agent.planner.steps import Call
-from agent.planner.understand import Reader, Understanding
+from agent.planner.understand import Reader, Turn, Understanding
 from knowledge.guidelines.minilm import MiniLM
 from knowledge.guidelines.rules import RULES
 
@@ -53,13 +53,12 @@ class BuiltinPlanner(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _plan(self, messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]]) -> AIMessage:
-        case, questions, since = _conversation(messages)
-        asked = self.reader.read(questions[-1], questions[:-1], case, with_facts(tools))
+        case, turns, since = _conversation(messages)
+        asked = self.reader.read(turns[-1].question, turns[:-1], case, with_facts(tools))
         if steps.refusal(asked, case):
             return AIMessage("")
         done = _calls_of(since)
-        offered = [t["name"] for t in tools]
-        calls = steps.wanted(asked, case, offered, _premise_found(since))
+        calls = steps.wanted(asked, case, tools, _premise_found(since))
         calls = steps.linked(calls, done, _measured(since))
         after = {t["name"]: t["needs"]["after"] for t in tools}
         now = steps.due(calls, done, after)
@@ -68,8 +67,8 @@ class BuiltinPlanner(BaseChatModel):
         )
 
     def _compose(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
-        case, questions, since = _conversation(messages)
-        asked: Understanding = self.reader.read(questions[-1], questions[:-1], case, with_facts([]))
+        case, turns, since = _conversation(messages)
+        asked: Understanding = self.reader.read(turns[-1].question, turns[:-1], case, with_facts([]))
         evidence = _evidence(messages[-1])
         return written(asked, case, evidence, _results(since))
 
@@ -80,10 +79,10 @@ def with_facts(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**t, "facts": facts} for t in tools] or [{"name": "", "asks": ["nothing"], "facts": facts}]
 
 
-def _conversation(messages: Sequence[BaseMessage]) -> tuple[dict[str, Any] | None, list[str], list[BaseMessage]]:
-    """The newest inventory, the questions in order, and the messages since the last question."""
+def _conversation(messages: Sequence[BaseMessage]) -> tuple[dict[str, Any] | None, list[Turn], list[BaseMessage]]:
+    """The newest inventory, the turns in order (the last has no answer yet), and the messages since the last question."""
     case: dict[str, Any] | None = None
-    questions: list[str] = []
+    turns: list[Turn] = []
     since: list[BaseMessage] = []
     for message in messages:
         step = message.additional_kwargs.get("step")
@@ -91,11 +90,26 @@ def _conversation(messages: Sequence[BaseMessage]) -> tuple[dict[str, Any] | Non
             loaded = json.loads(str(message.content).split("\n", 1)[1])
             case = loaded if "studies" in loaded else None
         elif isinstance(message, HumanMessage) and step is None:
-            questions.append(str(message.content))
+            if turns:
+                turns[-1] = Turn(turns[-1].question, _plain(since), _computed(since))
+            turns.append(Turn(str(message.content)))
             since = []
         elif step is None:
             since.append(message)
-    return case, questions, since
+    return case, turns, since
+
+
+def _plain(since: Sequence[BaseMessage]) -> str:
+    """What was said without citing evidence: by another client's history, or an asker's own words."""
+    said = [str(m.content) for m in since if isinstance(m, AIMessage) and not m.tool_calls]
+    return " ".join(s for s in said if not re.search(r"\[E\d+", s))
+
+
+def _computed(since: Sequence[BaseMessage]) -> dict[str, dict[str, Any]]:
+    """Inputs of the rules that were computed, by rule."""
+    lines = [line for m in since if isinstance(m, ToolMessage) and m.name == "apply_guideline" for line in str(m.content).splitlines()]
+    rows = [json.loads(line) for line in lines if line.startswith('{"evidence"')]
+    return {str(r["rule"]): dict(r["inputs"]) for r in rows if "rule" in r}
 
 
 def _calls_of(since: Sequence[BaseMessage]) -> list[Call]:

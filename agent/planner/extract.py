@@ -38,11 +38,11 @@ _FACTS: dict[str, list[tuple[str, Any]]] = {
     "emphysema": [(r"no emphysema", False), (r"emphysema", True)], "spiculation": [(r"no(?:t)? spicul|non-?spicul|smooth", False), (r"spicul", True)],
     "upper_lobe": [(r"upper lobe|\b[rl]ul\b", True), (r"(?:lower|middle) lobe|\b[rl]ll\b|\brml\b", False)],
     "family_history_lung_cancer": [(r"no family history", False), (r"family history", True)],
-    "nodule_count": [(r"\b(\d{1,2}) nodules\b", int), (r"\b(?:single|one|solitary)\b", lambda v: 1)],
+    "nodule_count": [(r"\b(\d{1,2}) (?:nodules?|lesions?)\b", int), (r"\b(?:single|one|solitary)\b", lambda v: 1)],
     "metastases_count": [(r"\b(\d{1,2})\s+(?:\w+\s+){0,2}(?:brain |cerebral )?met(?:s\b|astas)", int), (r"\b(?:single|one|solitary) (?:brain )?met", lambda v: 1),
                          (r"\bthree (?:\w+ )?met", lambda v: 3), (r"\btwo (?:\w+ )?met", lambda v: 2), (r"\bfour (?:\w+ )?met", lambda v: 4)],
-    "aphe": [(r"rim aphe|rim arterial", "rim"), (r"no aphe|without aphe|no arterial", "none"), (r"aphe|arterial(?: phase)? hyperenhanc|arterially enhanc", "nonrim")],
-    "nonperipheral_washout": [(r"no wash", False), (r"wash-?out", True)], "enhancing_capsule": [(r"no capsule", False), (r"capsule", True)],
+    "aphe": [(r"(?<!non)(?<!non-)rim aphe|(?<!non)(?<!non-)rim arterial", "rim"), (r"aphe (?:were |was |is )?absent|no aphe|without aphe|no arterial", "none"), (r"aphe|arterial(?: phase)? hyperenhanc|arterially enhanc", "nonrim")],
+    "nonperipheral_washout": [(r"no (?:portal |venous )?wash|without wash|wash-?out (?:were |was |is )?absent", False), (r"wash-?out", True)], "enhancing_capsule": [(r"no (?:enhancing )?capsule|without (?:a |the )?capsule|capsule (?:were |was |is )?(?:absent|missing|not there)", False), (r"capsule", True)],
     "at_risk_for_hcc": [(r"cirrho|hepatitis b|\bhbv\b", True)],
     "tumor_in_vein": [(r"tumou?r in (?:the |a )?(?:portal )?vein|portal vein (?:invasion|tumou?r)", True)],
     "malignancy_probability": [(rf"{_NUMBER}\s*%", lambda v: float(v) / 100)],
@@ -79,6 +79,10 @@ _FACTS: dict[str, list[tuple[str, Any]]] = {
     "homogeneous": [(r"heterogeneous", False), (r"homogeneous", True)], "attenuation_hu": [(r"(-?\d+(?:\.\d+)?)\s*hu\b", float)],
     "septa_count": [(r"(\d+) (?:thin )?sept", int), (r"no sept", lambda v: 0)],
     "viable_sum_baseline_mm": [(rf"baseline\D{{0,12}}{_NUMBER}", float)], "viable_sum_current_mm": [(rf"\bnow\D{{0,6}}{_NUMBER}", float)],
+    "child_pugh_class": [(r"child(?:-?\s?pugh)?\s?([abc])\s?\d{0,2}\b", lambda v: v.upper())],
+    "macrovascular_invasion": [(r"no (?:pvi|macrovascular|vascular invasion|portal vein invasion|pvt)", False), (r"\bpvi\b|macrovascular invasion|portal vein (?:invasion|thromb)|\bpvt\b", True)],
+    "extrahepatic_spread": [(r"no (?:extrahepatic|mets|metast)|\bm0\b", False), (r"extrahepatic (?:spread|disease)", True)],
+    "venous_extension": [(r"no (?:renal )?vein|without vein", "none"), (r"renal vein (?:thromb|invasion|involve)|renal vein\b", "renal_vein")],
     "interval_days": [(rf"{_NUMBER}\s*days", float)],
     "weeks_since_radiotherapy": [(rf"{_NUMBER}\s*weeks? (?:since|after)", float)],
     "steroid_change": [(r"(?:dex\w*|steroids?)[^,.;?]{0,10}stable|stable (?:dex|steroid)", "stable")],
@@ -118,6 +122,12 @@ def month(text: str) -> str | None:
         return None
     number = f"{_MONTHS.index(match.group(1).lower()) + 1:02d}"
     return f"{match.group(2)}-{number}" if match.group(2) else f"-{number}"
+
+
+def point(text: str) -> tuple[float, float, float] | None:
+    """The place that the user clicked, as the conversation writes it: `(at S1.2: column, row, frame)`."""
+    match = re.search(r"\(at S\d+(?:\.\d+)?: (\d+(?:\.\d+)?), (\d+(?:\.\d+)?), (\d+(?:\.\d+)?)\)", text)
+    return (float(match.group(1)), float(match.group(2)), float(match.group(3))) if match else None
 
 
 def handle(text: str, known: list[str]) -> str | None:

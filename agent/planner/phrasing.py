@@ -5,6 +5,7 @@ from typing import Any
 
 from agent.language import phrases
 from agent.planner import steps
+from agent.planner.chains import several_dates
 from agent.planner.understand import Understanding
 
 MAX_PASSAGES = 3
@@ -38,7 +39,7 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
         statements = _statements(asked, evidence, results)
         return {**_abstain(said["no_organ"].format(premise=asked.organ), missing), "statements": statements}
     statements = _statements(asked, evidence, results)
-    if "growth" in asked.intents and not asked.rules and steps.comparable(case) < 2:
+    if "growth" in asked.intents and not asked.rules and not several_dates(case):
         missing = {"what": "an earlier examination of the same region", "why": "the case holds one study only",
                    "would_change": "growth or response could be measured"}  # fmt: skip
         return {**_abstain(said["no_prior"], missing), "statements": statements}

@@ -1,11 +1,12 @@
 """What the built-in planner would do for a described case (the form of shared/questions), without running a tool."""
 
 import re
+from functools import cache
 from typing import Any
 
 from agent.planner import steps
 from agent.planner.builtin import with_facts
-from agent.planner.understand import Reader
+from agent.planner.understand import Reader, Turn, Understanding
 from knowledge.guidelines.minilm import MiniLM
 from knowledge.records.search import SYNONYMS
 from knowledge.studies.which import body_part_of
@@ -16,22 +17,54 @@ def rehearse(case: dict[str, Any], history: list[dict[str, Any]], question: str)
     """`{tools: in order, abstain, language}`. Whether a look-up will find something is read off the case's own texts."""
     inventory = inventory_of(case)
     offered = [t.described() for t in tool_types().values()]
-    earlier = [str(h["text"]) for h in history if h.get("role") == "user"]
-    asked = Reader(MiniLM()).read(question, earlier, inventory, with_facts(offered))
+    asked = _reader().read(question, turns_of(history), inventory, with_facts(offered))
     if steps.refusal(asked, inventory):
         return {"tools": [], "abstain": True, "language": asked.language}
-    calls = steps.wanted(asked, inventory, [t["name"] for t in offered], found=False)
-    records = " ".join(inventory["records"]).lower()
+    calls = steps.wanted(asked, inventory, offered, found=False)
+    return {"tools": list(dict.fromkeys(c.tool for c in calls)), "abstain": _abstains(asked, inventory, calls), "language": asked.language}
+
+
+@cache
+def _reader() -> Reader:
+    return Reader(MiniLM())
+
+
+def turns_of(history: list[dict[str, Any]]) -> list[Turn]:
+    """Questions with what was said to them, oldest first."""
+    turns: list[Turn] = []
+    for line in history:
+        text = str(line["text"])
+        if line.get("role") == "user":
+            turns.append(Turn(text))
+        elif turns:
+            turns[-1] = Turn(turns[-1].question, f"{turns[-1].said} {text}".strip())
+        else:
+            turns.append(Turn("", text))
+    return turns
+
+
+def _abstains(asked: Understanding, inventory: dict[str, Any], calls: list[steps.Call]) -> bool:
+    """Whether the answer would decline, as far as that can be told from what the case holds."""
+    if asked.ask_back:
+        return False
+    if "hostile" in asked.intents or asked.premise or asked.organ or asked.absent or not calls:
+        return True
+    if steps.undefined_here(asked, inventory):
+        return True
     tools = {c.tool for c in calls}
+    if any(i in asked.intents and t not in tools for i, t in steps.OWN_WORK.items()) and not tools & {"detect", "segment"}:
+        return True
+    if "growth" in asked.intents and not asked.rules and "compare_studies" not in tools and not tools - {"list_studies"}:
+        return True
+    records = " ".join(inventory["records"]).lower()
+    looked = [t for c in calls if c.tool == "patient_record" for t in c.arguments["topics"]]
     planned = any(c.arguments.get("for_treatment_of") for c in calls)
-    nowhere = (
-        tools == {"patient_record"} and not planned and not any(_named(t, records) for c in calls for t in c.arguments["topics"])
-    )
+    if tools == {"patient_record"} and not planned:
+        return not any(_named(t, records) for t in looked)
+    if tools == {"patient_record", "classify"}:
+        return True
     dates = [str(r["date"] or "") for r in inventory["reports"]]
-    unread = tools == {"retrieve_reports"} and not any((asked.month or "") in d for d in dates)
-    no_prior = "growth" in asked.intents and not asked.rules and steps.comparable(inventory) < 2
-    abstain = bool(asked.premise or asked.organ or no_prior or nowhere or unread or not calls)
-    return {"tools": list(dict.fromkeys(c.tool for c in calls)), "abstain": abstain, "language": asked.language}
+    return tools == {"retrieve_reports"} and not any((asked.month or "") in d for d in dates)
 
 
 def _named(topic: str, records: str) -> bool:

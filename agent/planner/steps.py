@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.planner.chains import NODULE, ORDER, RESPONSE, comparable, has_images, imaged, ordered, producers, several_dates
+from agent.planner.cues import STAGES
 from agent.planner.understand import NEAR, SIMILAR, Understanding
 from knowledge.guidelines.adding import DISEASES
 from knowledge.guidelines.rules import RULES
@@ -31,67 +33,231 @@ _TOOL_OF = {
     "where": ["segment"],
     "finding": ["retrieve_reports"],
     "type": ["classify"],
+    "cancer": ["detect", "segment", "classify", "measure"],
     "report": ["retrieve_reports"],
     "summary": ["list_studies", "retrieve_reports", "patient_record"],
     "metadata": ["explain_image_metadata"],
+    "privacy": ["list_studies", "explain_image_metadata"],
     "list": ["list_studies"],
+    "draft": ["detect", "segment", "measure", "draft_report"],
+    "check": ["detect", "segment", "measure", "check_report"],
+    "similar": ["segment", "radiomics", "find_similar_cases"],
+    "quiz": ["education_quiz"],
 }
 _ABOUT_A_CASE = {*_TOOL_OF, "growth", "record", "planning", "advised"}
-
-
-def comparable(case: dict[str, Any] | None) -> int:
-    """How many imaging studies of the newest study's body part the case has."""
-    studies = [s for s in (case or {}).get("studies", []) if set(s["modality"]) - {"SEG"}]
-    return max((sum(t["body_part"] == s["body_part"] for t in studies) for s in studies), default=0)
+OWN_WORK = {"draft": "draft_report", "check": "check_report", "similar": "find_similar_cases", "quiz": "education_quiz"}
+"""Intents that one tool alone serves: where it isn't offered, the answer says so."""
+_MARKER = r"\b(idh|mgmt|1p/?19q|tert|atrx|cdkn2a|egfr|alk|kras|braf|her-?2|pd-?l1|h3)\b"
 
 
 def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | None:
     """Why no tool is called at all, if so."""
-    if "hostile" in asked.intents or ("order" in asked.intents and "guideline" not in asked.intents):
-        return "order" if "order" in asked.intents else "out_of_scope"
+    if "hostile" in asked.intents:
+        return None if quoted_order(asked, case) else "out_of_scope"
+    if "order" in asked.intents and not (set(asked.intents) & OWN_WORK.keys() or _is_question(asked.english)):
+        return "order"
     if not (asked.intents or asked.rules or asked.premise or asked.organ) and max(asked.tools.values(), default=0.0) < NEAR:
         return "out_of_scope"
     wants_case = set(asked.intents) & _ABOUT_A_CASE
-    if case is None and wants_case and not set(asked.intents) & {"guideline", "contrast"}:
+    if case is None and wants_case and not (set(asked.intents) & {"guideline", "contrast"} or asked.rules):
         return "no_case"
     return None
 
 
-def wanted(asked: Understanding, case: dict[str, Any] | None, offered: Sequence[str], found: bool) -> list[Call]:
+def _is_question(english: str) -> bool:
+    return bool(re.match(r"(can|could|should|may) (i|we|she|he|they)\b|(is|are|what|which|when|how|why|does|do) (?!many mg)", english, re.I)) and not re.search(
+        r"\bwhat dose\b|\bexact dose\b|\bdose (should|shall)\b", english, re.I
+    )
+
+
+def quoted_order(asked: Understanding, case: dict[str, Any] | None) -> bool:
+    """True where the asker wants an instruction followed that stands in a document of the case: it is shown, and not followed."""
+    return case is not None and bool(case.get("reports")) and bool(re.search(r"\breport|\bdicom|\bdocument|\bletter|\bpdf\b|\bnote", asked.english, re.I)) and bool(
+        re.search(r"\bfollow|\bobey|\bdo (what|as)|\bsays?\b", asked.english, re.I)
+    )
+
+
+def wanted(asked: Understanding, case: dict[str, Any] | None, tools: Sequence[dict[str, Any]], found: bool) -> list[Call]:
     """Every call that the question needs, in order. `found`: a premise in doubt was confirmed by the record or reports."""
+    offered = [t["name"] for t in tools]
+    special = _special(asked, case, found)
+    calls = special if special is not None else _all_calls(asked, case, tools)
+    unique = {(c.tool, str(c.arguments)): c for c in calls if c.tool in offered}
+    return list(unique.values())
+
+
+def _special(asked: Understanding, case: dict[str, Any] | None, found: bool) -> list[Call] | None:
+    """Questions that are settled before anything else: an order in a document, a premise in doubt, something the case lacks."""
+    if "hostile" in asked.intents:
+        return [Call("retrieve_reports", {"query": asked.subject[:2000]})]
     if asked.premise and not found:
-        calls = [Call("patient_record", {"topics": [asked.premise, *_disease(asked.premise)]}),
-                 Call("retrieve_reports", {"query": asked.premise})]  # fmt: skip
-        return [c for c in calls if c.tool in offered]
-    if asked.organ:
+        return [Call("patient_record", {"topics": [asked.premise, *_disease(asked.premise)]}),
+                Call("retrieve_reports", {"query": asked.premise})]  # fmt: skip
+    if asked.organ or asked.absent or asked.ask_back:
         return [Call("list_studies", {})]
-    if "planning" in asked.intents and case is not None and not asked.rules:
+    if undefined_here(asked, case):
+        return [Call("explain_image_metadata", _arguments("explain_image_metadata", asked))]
+    if "planning" in asked.intents and case is not None and not asked.rules and "draft" not in asked.intents:
         calls = [Call("patient_record", {"topics": [], "for_treatment_of": "this"})]
-        if "guideline" in asked.intents:
-            calls += _rules(asked, case)
-        return [c for c in calls if c.tool in offered]
+        return calls + _rules(asked, case) if "guideline" in asked.intents else calls
     if "advised" in asked.intents and "report" in asked.intents:
         query = {"query": asked.subject[:2000], "recommendations": True}
         return [Call("retrieve_reports", {**query, **({"last": True} if asked.last else {})})]
-    calls = _growth(asked, case) if "growth" in asked.intents else []
-    for intent in asked.intents:
-        if intent == "finding" and len(asked.intents) > 1:
-            continue  # what is asked for has a tool of its own; reports are searched where nothing else fits
-        if intent == "type" and "who_cns_2021_glioma" in asked.rules:
-            continue  # an integrated diagnosis comes from pathology, not from the classifier
-        for tool in _TOOL_OF.get(intent, []):
-            calls.append(Call(tool, _arguments(tool, asked)))
-    calls += _record(asked) + _rules(asked, case)
-    if set(asked.intents) & {"guideline", "contrast"}:
-        calls.append(
-            Call("search_guidelines", {"query": asked.english[:2000], "facts": asked.facts, **_of_the_case(asked, case)})
-        )
-    if not calls:
-        best = sorted(((s, t) for t, s in asked.tools.items() if s >= SIMILAR), reverse=True)[:2]
-        best = best or sorted(((s, t) for t, s in asked.tools.items() if s >= NEAR), reverse=True)[:1]
-        calls = [Call(t, _arguments(t, asked)) for _, t in best]
-    unique = {(c.tool, str(c.arguments)): c for c in calls if c.tool in offered}
-    return list(unique.values())
+    return None
+
+
+def undefined_here(asked: Understanding, case: dict[str, Any] | None) -> bool:
+    """True for Hounsfield units of images that have none."""
+    images = imaged(case)
+    return bool(images and re.search(r"\bhounsfield|\bhu\b", asked.english, re.I)) and not any({"CT", "PT"} & set(s["modality"]) for s in images)
+
+
+def _all_calls(asked: Understanding, case: dict[str, Any] | None, tools: Sequence[dict[str, Any]]) -> list[Call]:
+    names = _names(asked, case)
+    rules = _rules(asked, case)
+    for call in rules:
+        names += producers(call.arguments["guideline"], asked, case, call.arguments["facts"])
+    if set(asked.intents) & {"guideline", "contrast"} and not asked.counterfactual:
+        names.append("search_guidelines")
+        if case and case.get("records") and "contrast" not in asked.intents and not _bare_guideline(asked):
+            names.append("patient_record")
+    calls: list[Call] = []
+    for name in ordered(names):
+        calls += _calls(name, asked, case)
+    calls = [c for c in calls if c.tool != "search_guidelines"] + rules + [c for c in calls if c.tool == "search_guidelines"]
+    joined = _third_parties(asked, tools, {c.tool for c in calls})
+    if calls or joined:
+        return _after_needs([*calls, *joined], asked, tools)
+    scored = {t: s for t, s in asked.tools.items() if case is not None or t in ("search_guidelines", "apply_guideline")}
+    best = sorted(((s, t) for t, s in scored.items() if s >= SIMILAR), reverse=True)[:2]
+    best = best or sorted(((s, t) for t, s in scored.items() if s >= NEAR), reverse=True)[:1]
+    return _after_needs([Call(t, _arguments(t, asked)) for _, t in best if t != "apply_guideline"], asked, tools)
+
+
+def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
+    """Tools of the intents; what a narrower reading makes needless is left out."""
+    intents = set(asked.intents)
+    if intents & OWN_WORK.keys():
+        intents -= {"report", "finding", "growth", "type", "metadata"}
+        if "draft" in intents and "summary" not in intents and re.search(r"\bboard\b|\bsummary\b", asked.english, re.I):
+            intents.add("summary")
+    if intents & {"count", "size", "growth", "see", "where", "type", "record", "guideline", "metadata", "contrast"} or asked.rules:
+        intents.discard("finding")
+    if intents & {"report"}:
+        intents -= {"count", "finding", "see"} if "draft" not in intents else set()
+        if not _also_measured(asked):
+            intents -= {"size", "where", "type", "growth"} - ({"growth"} if asked.rules else set())
+    if "who_cns_2021_glioma" in asked.rules or asked.rules and not intents & {"cancer"}:
+        intents -= {"type", "where"} if not re.search(r"\bwhere\b", asked.english, re.I) else {"type"}
+    if asked.rules and not asked.counterfactual:
+        intents -= {"see"}
+    if "metadata" in intents and asked.values_of:
+        intents = (intents - {"metadata"}) | {"size"}
+    if "privacy" in intents:
+        intents -= {"finding", "type", "list"}
+    if "list" in intents:
+        intents -= {"growth", "finding", "count"}
+    if asked.counterfactual:
+        intents -= {"size", "growth", "record", "guideline", "count", "finding"}
+    found = [t for i in asked.intents if i in intents for t in _TOOL_OF.get(i, [])]
+    found += [t for i in intents - set(asked.intents) for t in _TOOL_OF.get(i, [])]
+    if "count" in intents and (re.search(r"\bhow many|\bmets?\b|metasta", asked.english, re.I) or "size" in intents):
+        found += ["segment", "measure"]
+    if "growth" in intents and not asked.rules:
+        found += ["list_studies", "segment", "measure", "compare_studies"] if several_dates(case) else ["list_studies"]
+    found += _record_names(asked, case, intents)
+    if "draft" in intents and "summary" in intents and case is not None:
+        found += ["search_guidelines", "segment"]
+    return found
+
+
+def _also_measured(asked: Understanding) -> bool:
+    """True where a question on a report also wants the images looked at."""
+    return bool(re.search(r"\band (how|what is|measure|give|is)|\bagainst the images|\bimages? (agree|match|confirm)", asked.english, re.I))
+
+
+def _bare_guideline(asked: Understanding) -> bool:
+    """True for a question on what guidelines say in general, about nobody."""
+    general = re.search(r"\bguidelines? (say|recommend|on|for|about)|\baccording to (the )?\w+ guideline|\bwhat does (who|acr|easl|eano|nccn|esmo|astro|fleischner)\b", asked.english, re.I)
+    return bool(general) and not re.search(r"\b(her|him|his|this|she|he|our|the patient)\b", asked.english, re.I)
+
+
+def _record_names(asked: Understanding, case: dict[str, Any] | None, intents: set[str]) -> list[str]:
+    if "contrast" in intents:
+        return ["patient_record"]
+    if "record" not in intents:
+        return []
+    marker = re.search(_MARKER, asked.english, re.I)
+    found = [] if "report" in intents and not marker else ["patient_record"]
+    if asked.rules and case is not None and not case.get("records") and asked.facts:
+        found = []
+    if marker and case is not None and not asked.rules:
+        if any(re.search(r"patholog|molecul|histolog|ngs|biops|gene", str(r.get("title") or ""), re.I) for r in case.get("reports", [])):
+            found.append("retrieve_reports")
+        known = re.search(marker.group(0), " ".join(case.get("records", [])), re.I) or case.get("reports")
+        if not known and has_images(case) and re.search(r"idh|mgmt|1p|tert|atrx|h3", marker.group(0), re.I) and "guideline" not in intents:
+            found.append("classify")
+    return found
+
+
+def _third_parties(asked: Understanding, tools: Sequence[dict[str, Any]], planned: set[str]) -> list[Call]:
+    """Tools that the planner knows by their statement alone, where the question is like what they say they're asked for."""
+    known = {t for names in _TOOL_OF.values() for t in names} | set(ORDER)
+    found = []
+    for tool in tools:
+        name = tool["name"]
+        if name in known or name in planned or asked.tools.get(name, 0.0) < SIMILAR:
+            continue
+        fields = tool.get("parameters", {}).get("properties", {})
+        needed = set(tool.get("parameters", {}).get("required", []))
+        filled: dict[str, Any] = {}
+        for field in fields:
+            if field in ("query", "question", "text", "q") and fields[field].get("type") == "string":
+                filled[field] = asked.english[:500]
+            elif field == "study" and asked.handle and asked.handle.startswith("S"):
+                filled[field] = asked.handle.split(".")[0]
+            elif field in asked.facts:
+                filled[field] = asked.facts[field]
+        if needed <= set(filled):
+            found.append(Call(name, filled))
+    return found
+
+
+def _after_needs(calls: Sequence[Call], asked: Understanding, tools: Sequence[dict[str, Any]]) -> list[Call]:
+    """The calls with what their tools come after put before them, as the tools state it (`needs.after`)."""
+    after = {t["name"]: t.get("needs", {}).get("after", []) for t in tools}
+    done: list[Call] = []
+
+    def add(call: Call, depth: int = 0) -> None:
+        for earlier in after.get(call.tool, []) if depth < 4 else []:
+            if earlier not in {c.tool for c in [*done, *calls]}:
+                add(Call(earlier, {k: v for k, v in call.arguments.items() if k in ("study", "target", "at")}), depth + 1)
+        done.append(call)
+
+    for call in calls:
+        add(call)
+    return done
+
+
+def _calls(name: str, asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
+    """The calls of one tool: one for each study where change over time is asked for, otherwise one."""
+    changes = "growth" in asked.intents or set(asked.rules) & RESPONSE
+    handles = [h for h in dict.fromkeys(x.split(".")[0] for x in asked.handles if x.startswith("S"))] or comparable(case)
+    if name == "measure" and changes and len(handles) > 1:
+        target = {"target": asked.target} if asked.target else {}
+        return [Call(name, {"study": h, **target}) for h in handles]
+    if name == "compare_studies":
+        return [Call(name, {"studies": _compared(asked, case, handles), **({"target": asked.target} if asked.target else {})})]
+    return [Call(name, _arguments(name, asked, case))]
+
+
+def _compared(asked: Understanding, case: dict[str, Any] | None, handles: list[str]) -> list[str]:
+    """The studies to compare: those named; with one named by its month, that and the newest; otherwise all that can be."""
+    if asked.month:
+        there = [str(s["handle"]) for s in imaged(case) if asked.month in str(s.get("date") or "") and s["handle"] in handles]
+        if there and handles[-1] not in there:
+            return [*there[-1:], handles[-1]]
+    return handles
 
 
 def _of_the_case(asked: Understanding, case: dict[str, Any] | None) -> dict[str, Any]:
@@ -112,16 +278,7 @@ def _of_the_case(asked: Understanding, case: dict[str, Any] | None) -> dict[str,
     return {**query, **({"disease": organ} if organ and organ != "contrast safety" else {})}
 
 
-def _growth(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
-    if asked.rules and any(isinstance(v, float) for v in asked.facts.values()):
-        return []  # the question brings its own numbers: the rule alone answers it
-    if comparable(case) < 2:
-        return [Call("list_studies", {})]
-    handles = [s["handle"] for s in (case or {})["studies"] if set(s["modality"]) - {"SEG"}]
-    return [Call("list_studies", {}), *(Call("measure", {"study": h}) for h in handles)]
-
-
-def _arguments(tool: str, asked: Understanding) -> dict[str, Any]:
+def _arguments(tool: str, asked: Understanding, case: dict[str, Any] | None = None) -> dict[str, Any]:
     study = {"study": asked.handle} if asked.handle and asked.handle.startswith("S") else {}
     if tool != "explain_image_metadata" and study:
         study = {"study": study["study"].split(".")[0]}
@@ -132,15 +289,18 @@ def _arguments(tool: str, asked: Understanding) -> dict[str, Any]:
         month = {"month": asked.month} if asked.month else {}
         return {"query": asked.subject[:2000], **report, **month, **({"last": True} if asked.last and not month else {})}
     if tool == "search_guidelines":
-        return {"query": asked.english[:2000]}
+        return {"query": asked.english[:2000], "facts": asked.facts, **_of_the_case(asked, case)}
     if tool == "patient_record":
+        if "contrast" in asked.intents:
+            return {"topics": ["creatinine", "egfr"]}
+        if "who_cns_2021_glioma" in asked.rules:
+            return {"topics": ["molecular"]}
         return {"topics": list(asked.topics) or ["all"]}
-    if tool == "apply_guideline":
-        return {"guideline": asked.rules[0] if asked.rules else "gbm_mgmt_stupp", "facts": {}}
     target = {"target": asked.target} if asked.target else {}
+    at = {"at": list(asked.at)} if asked.at else {}
     if tool in ("segment", "measure", "radiomics"):
         values = {"values_of": asked.values_of} if asked.values_of and tool == "measure" else {}
-        return {**study, **target, **values}
+        return {**study, **target, **values, **(at if tool != "radiomics" else {})}
     if tool == "look":
         return {
             "question": asked.english[:500],
@@ -149,30 +309,29 @@ def _arguments(tool: str, asked: Understanding) -> dict[str, Any]:
     return study if tool in ("detect", "classify", "list_studies", "explain_image_metadata") else {}
 
 
-def _record(asked: Understanding) -> list[Call]:
-    if "contrast" in asked.intents:
-        return [Call("patient_record", {"topics": ["creatinine", "egfr"]})]
-    if "who_cns_2021_glioma" in asked.rules:
-        return [Call("patient_record", {"topics": ["molecular"]})]
-    if "record" in asked.intents and "report" not in asked.intents:
-        return [Call("patient_record", {"topics": list(asked.topics) or ["all"]})]
-    return []
-
-
 def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
     names = list(asked.rules)
     records = " ".join((case or {}).get("records", [])).lower()
     if "contrast" in asked.intents:
         names.append("egfr_contrast")
     glioblastoma = {"mgmt_status", "kps"} & set(asked.facts) or "glioblastoma" in f"{asked.english.lower()} {records}"
-    if "guideline" in asked.intents and glioblastoma and not asked.rules and "contrast" not in asked.intents:
+    marker = re.search(r"\bmgmt\b", asked.english, re.I)
+    if "guideline" in asked.intents and (glioblastoma or marker) and not asked.rules and "contrast" not in asked.intents:
         names.append("gbm_mgmt_stupp")
-    calls = []
-    if set(names) & SIZED and not {"size_mm", "nodule_diameter_mm"} & set(asked.facts) and _images(case):
-        calls.append(Call("measure", {}))
-    for name in dict.fromkeys(names):
-        calls.append(Call("apply_guideline", {"guideline": name, "facts": _fitting(asked.facts, RULES[name].spec["facts"])}))
-    return calls
+    elif "draft" in asked.intents and "summary" in {*asked.intents, *_board(asked)} and not names:
+        organ = next((d for d, p in DISEASES.items() if re.search(p, f"{asked.english} {_case_words(case)}", re.I)), None)
+        if organ in STAGES:
+            names.append(STAGES[organ])
+    return [Call("apply_guideline", {"guideline": n, "facts": _fitting(asked.facts, RULES[n].spec["facts"])}) for n in dict.fromkeys(names)]
+
+
+def _board(asked: Understanding) -> set[str]:
+    return {"summary"} if re.search(r"\bboard\b|\bstage\b", asked.english, re.I) else set()
+
+
+def _case_words(case: dict[str, Any] | None) -> str:
+    known = case or {}
+    return " ".join([*known.get("records", []), *(f"{s.get('body_part') or ''} {s.get('description') or ''}" for s in known.get("studies", []))]).replace("CHEST", "lung")
 
 
 def _fitting(facts: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -193,12 +352,8 @@ def _fitting(facts: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-SIZED = {"fleischner_2017", "lung_rads_2022", "brock_full", "mayo_swensen_1997", "va_gould_2007"}
-"""Rules on a nodule whose size can be measured in the case's images."""
-
-
 _AXES = (("longest axial diameter", "long_axis_mm"), ("perpendicular to it", "short_axis_mm"))
-_ONE_AXIS = {"brock_full", "mayo_swensen_1997", "va_gould_2007"}
+_ONE_AXIS = {"brock_full", "brock_full_no_spiculation", "mayo_swensen_1997", "va_gould_2007"}
 
 
 def linked(calls: Sequence[Call], done: Sequence[Call], measured: Sequence[tuple[str, str]]) -> list[Call]:
@@ -210,17 +365,13 @@ def linked(calls: Sequence[Call], done: Sequence[Call], measured: Sequence[tuple
     kept = []
     for call in calls:
         rule = call.arguments.get("guideline", "")
-        if call.tool != "apply_guideline" or rule not in SIZED:
+        if call.tool != "apply_guideline" or rule not in NODULE:
             kept.append(call)
         elif ran:
             sizes = {"nodule_diameter_mm": found["long_axis_mm"]} if rule in _ONE_AXIS and "long_axis_mm" in found else found
             fits = sizes if rule in _ONE_AXIS or rule == "fleischner_2017" else {}
             kept.append(Call(call.tool, {**call.arguments, **({"evidence": fits} if fits else {})}))
     return kept
-
-
-def _images(case: dict[str, Any] | None) -> bool:
-    return any(set(s["modality"]) - {"SEG", "SR"} for s in (case or {}).get("studies", []))
 
 
 def _disease(premise: str) -> list[str]:

@@ -1,84 +1,53 @@
-"""Understand a question without a language model: gloss it, read cues, and match it against what tools are asked for."""
+"""Understand a question without a language model: gloss it, mend slips, read cues, match it against what tools are asked for."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from agent.planner import extract
+from agent.planner.cues import (
+    CORRECTION,
+    CUES,
+    MODALITIES,
+    PRONOUN,
+    RULE_CUES,
+    SEQUENCES,
+    SIDES,
+    SITE,
+    SITES,
+    STAGES,
+    STAGING,
+)
+from agent.planner.spelling import Speller
+from knowledge.guidelines.adding import DISEASES
 from knowledge.guidelines.minilm import MiniLM
-from knowledge.language import glossed, language_of
+from knowledge.language import english_terms, glossed, language_of
+from knowledge.records.planning import disease_of
 from knowledge.records.search import SYNONYMS
 
 SIMILAR = 0.60
 """Cosine to one of a tool's example questions from which the tool is taken without a cue."""
 NEAR = 0.42
 """Below this best cosine, and without a cue, nothing the tools do fits the question."""
+REFUSED = ("order", "hostile")
+ON_IMAGES = {"growth", "size", "count", "texture", "look", "see", "where", "type", "metadata", "draft"}
+"""Intents that need an image to look at."""
+CARRIED = {"growth", "size", "count", "texture", "look", "see", "where", "type", "finding", "report", "record", "guideline", "contrast", "metadata", "list"}  # fmt: skip
+"""Intents that a follow-up can take over from the question before."""
 
-CUES: dict[str, str] = {
-    "order": r"\b(give|administer|inject|prescribe|start|stop|order|book|schedule|cancel|delete|discharge)\b.{0,30}"
-             r"\b(the patient|her|him|mg\b|scanner|appointment|now|tomorrow|monday|tuesday|wednesday|thursday|friday|records?)",
-    "hostile": r"ignore (your|all|previous|the) .{0,20}(instruction|rule)|patient list|system prompt|raw .{0,20}(list|dump)|"
-               r"other patients?'?s?\b|password|api key|please follow it|mark (this|it) as (benign|malignant|normal)",
-    "growth": r"\bgrown?\b|\bgrowth\b|\bprogress|\bcompar|\bsince\b|bigger than|larger than|shr[aiu]nk|pseudoprogression|"
-              r"\bresponse\b|doubling time|\bprior\b",
-    "size": r"\bmidline\b|\b(mean|average) (hu|hounsfield|adc|suv|signal|value|intensity)\b|\bhow (big|large)\b|\bsizes?\b|\bvolumes?\b|\bdiameters?\b|\bdimensions?\b|\bmeasur|\bin (ml|mm|cm)\b|\blongest\b",
-    "count": r"\bhow many (lesions?|tumou?rs?|metastas\w*|nodules?|mass(es)?)\b|\bmore than one (lesion|tumou?r|nodule|mass)|\bdetect\b|"
-             r"\b(bounding )?box(es)?\b|\beach (lesion|tumou?r|nodule)\b",
-    "texture": r"\bradiomic|\btextur|\bglcm\b|\bheterogen|\bsphericity\b|\bibsi\b|\bentropy\b",
-    "look": r"\b(have|take) a look\b|^look at\b",
-    "see": r"\bwhat (do|can|does) (you|it|one|we) see\b|\byou see\b|\bdescribe\b|\bsegment(?! ?\d)|\boutline|\babnormal|"
-    r"\bfindings\b|\bis there a (mass|tumou?r|lesion)\b|show .{0,12}mask",
-    "where": r"\bwhere (is|does|are|exactly)\b|\bwhich side\b|\blocation\b|\blocated\b",
-    "finding": r"\b(is|was|are|were) there\b|\bany (signs?|evidence|other)\b|\bdo(es)? (it|the \w+) (bleed|enhance|calcif)\w*",
-    "type": r"\btumou?r type\b|\bwhat (kind|type)\b|\bwhich type\b|\bmost likely\b|\bdiagnos(is|e)\b|\bdifferential\b|"
-            r"\b(glioma|meningioma|pituitary)\b.{0,25}\?|\b(is|are|was) (this|it|that|the \w+|these) .{0,24}\b(benign|malignant|cancer)|\bbenign or malignant\b|\bif this is cancer\b|\bclassif|\bhow sure\b",
-    "report": r"\breports?\b|\bradiologist\b|\bwrote\b|\bdictat|\bimpression\b|\bpathology\b",
-    "contrast": r"\bgadolin|\bcontrast (agent|medi)|\bkidney function|\begfr\b(?! ?mut)|\bcontrast safe|\bnsf\b|iodinated",
-    "record": r"\blabs?\b|\blaborator|\bcreatinine\b|\bplatelets?\b|\bha?emoglobin\b|\bkarnofsky\b|\bkps\b|\bmgmt\b|\bidh\b|"
-              r"\ballerg|\bmedications?\b|\bconditions?\b|\bmolecular\b|\bpsa\b|\bafp\b|\bbilirubin\b|\bhistory\b|\bdead\b|\bdied\b",
-    "guideline": r"\bguidelines?\b|\brecommend|\bstandard (of care|treatment)|\btreat|\btherap|\bshould (we|i|she|he)\b|"
-                 r"\bafter surgery\b|\bfirst[\s-]line\b|\boptions?\b|\bwhat next\b|\bnext step|\bfollow[\s-]?up\b|\boffer\b|"
-                 r"\bcan (i|we) (start|give)\b|\bmanagement\b|\bchange anything\b|\bdoes (it|that) (matter|change)\b|\bare we done\b|"
-    r"\bradiosurg|\bsrs\b|\beligible\b|\bstag(e|ing)\b|\bprogno|pseudoprogression|"
-    r"\b(li|lung|bi|ti|pi|o)-?\s?rads\b|\bbosniak\b|\bbclc\b|\blugano\b|\bdeauville\b|\btnm\b|\balbi\b|child.?pugh",
-    "planning": r"\b(missing|lack\w*|need\w*|know|unknown|complete)\b.{0,60}\b(treatment|therapy|plan\w*|board|decid\w*|decision)\b|"
-                r"\bbefore (the )?(tumou?r board|mdt|treatment|therapy)\b|\bready for (treatment|therapy|the (tumou?r )?board)\b|prepare .{0,20}\bboard\b",
-    "advised": r"\b(follow[\s-]?up|recommend\w*|advis\w*|suggest\w*)\b.{0,40}\breports?\b|\breports?\b.{0,40}\b(recommend|advise|suggest)",
-    "metadata": r"\bslice thickness\b|\bkernel\b|\bdose\b.{0,15}\?|\bspacing\b|\bscanner\b|\bfield strength\b|\btesla\b|"
-                r"\bdicom\b|\bacquired\b|\bvoxel|\bmatrix\b|\b(tr|te)\b(?= and| of|\?)|\bprotocol\b|\bhounsfield\b",
-    "summary": r"\bsummar|\boverview\b|\bin \d+ lines\b|\bbring me up to speed\b",
-    "list": r"\b(which|what|list|how many)\b.{0,20}\b(studies|scans|images|imaging|series|examinations)\b|\bwho is this patient\b",
-}  # fmt: skip
 
-# Rules that a question can ask for by name or by subject.
-RULE_CUES: dict[str, str] = {
-    "rano_2_0": r"\brano\b", "irecist": r"\bi-?recist\b", "mrecist": r"\bm-?recist\b", "recist_1_1": r"\brecist\b",
-    "fleischner_2017": r"\bfleischner\b|^(?!.*(lung-?\s?rads|thyroid|screening)).*(\bnodules?\b.{0,50}\bfollow|\bfollow.{0,30}\bnodule)",
-    "volume_doubling_time": r"doubling time", "who_cns_2021_glioma": r"integrated diagnosis|\bwho 2021\b|\bwho grade\b|cns5",
-    "lung_rads_2022": r"\blung-?\s?rads\b", "li_rads_2018": r"\bli-?\s?rads\b|\blr-?[345m]\b", "pi_rads_v2_1": r"\bpi-?\s?rads\b",
-    "bi_rads": r"\bbi-?\s?rads\b", "acr_ti_rads_2017": r"\bti-?\s?rads\b|\btr[1-5]\b|thyroid nodule.{0,60}(\bfna\b|biops|aspirat)",
-    "o_rads_us_v2022": r"\bo-?rads\b", "bosniak_2019": r"\bbosniak\b", "brock_full": r"\bbrock\b|\bpancan\b",
-    "mayo_swensen_1997": r"\bmayo (model|score|clinic)|\bswensen\b", "va_gould_2007": r"\bgould\b|\bva model\b", "herder_2005": r"\bherder\b",
-    "bclc_2022": r"\bbclc\b", "child_pugh": r"child-?\s?(pugh|turcotte)", "albi": r"\bm?albi\b",
-    "lugano_2014_pet": r"\bdeauville\b|\blugano\b(?!.*\bstage\b)", "lugano_2014_stage": r"\bann arbor\b|\blugano\b.*\bstage\b|lymphoma stage",
-    "tnm_lung_9": r"\b(tnm|stag(e|ing))\b.*\b(lung|nsclc|iaslc)\b|\b(lung|nsclc)\b.*\b(tnm|stage)\b(?! iv)",
-    "tnm_breast_8": r"\b(tnm|stage)\b.*\bbreast\b|\bbreast\b.*\b(tnm|stage)\b", "tnm_kidney_8": r"\b(tnm|stage)\b.*\b(renal|kidney|rcc)\b|\b(renal|kidney|rcc)\b.*\b(tnm|stage)\b",
-    "astro_brain_mets_2022": r"(\bsrs\b|radiosurg|\bastro\b).*(\bmets?\b|metasta)|(\bmets?\b|metasta\w*).*(\bsrs\b|radiosurg)",
-    "lung_molgpa_2017": r"\blung.?mol.?gpa\b|\bmolgpa\b", "gpa_2008": r"\bds-?gpa\b|\bgpa\b(?<!molgpa)",
-    "nsclc_first_line": r"\b(nsclc|non-small|lung (adeno)?c\w*|egfr|alk|pd-?l1|kras|ros1)\b.*\b(first[\s-]line|treat\w*|therap\w*|options?|osimertinib|pembrolizumab|immunotherapy)\b",
-}  # fmt: skip
+@dataclass(frozen=True)
+class Turn:
+    """An earlier question, and what was said to it (without evidence marks; empty where it isn't known)."""
 
-_SITES = {"liver": "ABDOMEN", "hepatic": "ABDOMEN", "lung": "CHEST", "pulmonary": "CHEST", "breast": "BREAST", "prostate": "PROSTATE",
-          "kidney": "ABDOMEN", "renal": "ABDOMEN", "thyroid": "NECK", "bone": "BONE", "spine": "SPINE", "pancreas": "ABDOMEN",
-          "brain": "BRAIN", "cerebral": "BRAIN", "heart": "CHEST", "bladder": "PELVIS", "spleen": "ABDOMEN",
-          "stomach": "ABDOMEN", "adrenal": "ABDOMEN", "colon": "ABDOMEN", "ovary": "PELVIS", "uterus": "PELVIS"}  # fmt: skip
-_SITE = re.compile(
-    rf"\b({'|'.join(_SITES)})\b(?:\s+(metasta\w*|mets|lesions?|nodules?|tumou?rs?|cysts?|mass(?:es)?|cancer|function))?", re.I
-)
-_PRONOUN = re.compile(r"^(and|but|what about|how about)\b|\b(it|that|this|its|them)\b", re.I)
+    question: str
+    said: str = ""
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Inputs of the rules that were computed, by rule."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +65,10 @@ class Understanding:
     unit: str | None = None
     month: str | None = None
     handle: str | None = None
+    handles: tuple[str, ...] = ()
+    """Every handle that the question names."""
+    at: tuple[float, float, float] | None = None
+    """The point that the user clicked: column, row, frame."""
     last: bool = False
     target: str | None = None
     """The part or organ that is to be outlined or measured; None: what the model finds."""
@@ -103,6 +76,14 @@ class Understanding:
     """The series whose values are asked for (a handle, or `same`)."""
     premise: str | None = None
     organ: str | None = None
+    absent: str | None = None
+    """A study, sequence or date that the question takes for granted and the case lacks."""
+    ask_back: bool = False
+    """True where studies of several body parts fit and the question doesn't say which."""
+    side: str | None = None
+    follows: bool = False
+    """True for a question that only makes sense with the one before it."""
+    counterfactual: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -113,32 +94,76 @@ class Reader:
         self.embedder = embedder
         self._examples: dict[tuple[str, ...], np.ndarray] = {}
 
+    @cached_property
+    def speller(self) -> Speller:
+        """Mends slips towards the words of cues, topics, sites and the glossary's English."""
+        patterns = [*CUES.values(), *RULE_CUES.values(), *MODALITIES.values(), *DISEASES.values()]
+        words = [w for p in patterns for w in re.findall(r"(?<![\\\w])[a-z]{5,}(?![a-z]*\\w)", p)]
+        return Speller(self.embedder.words(), [*words, *SITES, *SYNONYMS, *english_terms(), *_FIELD])
+
     def read(
-        self, question: str, history: Sequence[str], case: dict[str, Any] | None, tools: Sequence[dict[str, Any]]
+        self, question: str, history: Sequence[Turn], case: dict[str, Any] | None, tools: Sequence[dict[str, Any]]
     ) -> Understanding:
-        """The understanding of `question` after `history` (earlier questions, oldest first) in `case` (its inventory)."""
-        before = language_of(history[-1]) if history else "en"
+        """The understanding of `question` after `history` (oldest first) in `case` (its inventory)."""
+        before = language_of(history[-1].question) if history else "en"
         language = language_of(question, before)
-        english = glossed(question, language)
-        intents = _intents(english)
-        scores = self._scores(english, tools)
-        if history and _leans(english, intents):
-            earlier = self.read(history[-1], history[:-1], case, tools)
-            intents = tuple(dict.fromkeys([*intents, *earlier.intents]))
-            scores = {**earlier.tools, **scores}
-        rules = _rules(english)
+        english = self.speller.mended(glossed(question, language))
         names = list(dict.fromkeys(f for t in tools for f in t.get("facts", [])))
         site, part = _site(english, case)
-        named = extract.handle(question, _handles(case)) or _by_sequence(english, case)
-        return Understanding(
-            question=question, english=english, language=language, intents=intents, tools=scores, rules=rules,
-            topics=_topics(english, case), subject=_subject(english), unit=extract.unit_wished(english),
-            month=extract.month(english),
-            handle=named, target=_target(english),
-            values_of=((named or "same") if _VALUES.search(english) else None),
-            last=bool(re.search(r"\b(last|latest|newest|most recent)\b", english, re.I)),
-            premise=site, organ=None if rules or "guideline" in intents else part, facts=extract.facts(english, names),
+        handles = tuple(h for h in re.findall(r"\b[SR]\d+(?:\.\d+)?\b", question) if h in _handles(case))
+        named = next(iter(handles), None) or _by_sequence(english, case)
+        point = extract.point(question)
+        rules = _rules(english, case)
+        asked = Understanding(
+            question=question, english=english, language=language, intents=_intents(english), tools=self._scores(english, tools),
+            rules=rules, topics=_topics(english, case), subject=_subject(english), unit=extract.unit_wished(english),
+            month=extract.month(english), handle=named, handles=handles, at=point,
+            last=bool(re.search(r"\b(last|latest|newest|most recent)\b", english, re.I)), target=_target(english),
+            values_of=((named or "same") if _VALUES.search(english) else None), premise=site, organ=part,
+            side=next(iter(re.findall(SIDES, english, re.I)), None), facts=extract.facts(english, names),
         )  # fmt: skip
+        if history:
+            asked = self._after(asked, history, case, tools, names)
+        asked = replace(asked, organ=None if asked.rules or "guideline" in asked.intents else asked.organ)
+        if set(asked.intents) & ON_IMAGES and not asked.rules and not asked.premise and not asked.organ and "guideline" not in asked.intents:
+            asked = replace(asked, absent=_absent(english, asked.month, case))
+        return replace(asked, ask_back=_several(asked, case))
+
+    def _after(self, asked: Understanding, history: Sequence[Turn], case: dict[str, Any] | None, tools: Sequence[dict[str, Any]],
+               names: list[str]) -> Understanding:  # fmt: skip
+        """What a follow-up takes over from the turns before it."""
+        english = asked.english
+        refers = bool(PRONOUN.search(english))
+        changes = "change" in asked.intents
+        explains = "explain" in asked.intents
+        leans = _leans(english, asked)
+        if not (leans or refers or changes or explains):
+            return asked
+        past = self.read(history[-1].question, history[:-1], case, tools)
+        said = [t for turn in history[-3:] for t in (turn.question, turn.said)]
+        stated: dict[str, Any] = {}
+        for text in said:
+            stated |= extract.facts(glossed(text, language_of(text)), names)
+        rules = asked.rules
+        if (changes or explains or leans) and not rules:
+            rules = past.rules or _rules(" ".join(said), case)
+        if changes or explains:
+            computed = {n: v for turn in history for r, f in turn.facts.items() if r in rules for n, v in f.items()}
+            stated = {**stated, **computed}
+            kept = tuple(i for i in asked.intents if i in ("change", "explain")) if rules else asked.intents
+            return replace(asked, rules=rules, facts={**stated, **asked.facts}, intents=kept, follows=True, counterfactual=bool(rules),
+                           premise=None)  # fmt: skip
+        if leans:
+            intents = tuple(dict.fromkeys([*asked.intents, *(i for i in past.intents if i in CARRIED)]))
+            if not set(intents) - {"explain"}:
+                intents = tuple(dict.fromkeys([*intents, *_intents(" ".join(said))]))
+            return replace(
+                asked, intents=intents, rules=rules, tools={**past.tools, **asked.tools}, target=asked.target or past.target,
+                handle=asked.handle or past.handle, topics=asked.topics or past.topics, facts={**stated, **asked.facts}, follows=True,
+                subject=f"{asked.side or ''} {past.subject}".strip() if len(english.split()) <= 6 else asked.subject,
+                premise=asked.premise, values_of=asked.values_of or past.values_of,
+            )  # fmt: skip
+        return replace(asked, facts={**stated, **asked.facts} if asked.rules else asked.facts, premise=None if asked.rules else asked.premise)
 
     def _scores(self, english: str, tools: Sequence[dict[str, Any]]) -> dict[str, float]:
         clauses = [c for c in re.split(r"[?;.]\s+|,?\s+and\s+(?=what|how|is|are|which|give|does|has)", english) if len(c) > 3]
@@ -152,27 +177,68 @@ class Reader:
         return best
 
 
-def _rules(english: str) -> tuple[str, ...]:
+_FIELD = ("nodule", "lesion", "tumour", "tumor", "metastasis", "metastases", "volume", "diameter", "segment", "measure", "radiology", "pathology",
+          "fleischner", "bosniak", "deauville", "lugano", "recist", "glioma", "glioblastoma", "meningioma", "pituitary", "creatinine", "platelets",
+          "gadolinium", "guideline", "treatment", "recommended", "follow", "enhancing", "compare", "progression", "response", "biopsy", "thyroid",
+          "prostate", "kidney", "breast", "liver", "ventricle", "midline", "methylated", "summarize", "summarise", "report", "contrast", "calcified",
+          "cirrhosis", "pembrolizumab", "temozolomide", "radiotherapy", "screening", "malignant", "benign", "cancer")  # fmt: skip
+"""Words of the field that slips are mended towards, beside those of the cues."""
+
+
+def _rules(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:
     """Rules that the question asks for; of two readings of the same words the narrower one."""
     found = [n for n, p in RULE_CUES.items() if re.search(p, english, re.I)]
     if "bi_rads" in found and re.search(r"\b(concord|contradict|consistent|fit|match)|routine (screening|follow)", english, re.I):
         found[found.index("bi_rads")] = "bi_rads_concordance"
     if "lung_molgpa_2017" in found and "gpa_2008" in found:
         found.remove("gpa_2008")
+    if "gpa_2008" in found and (entity := _gpa_of(f"{english} {_texts(case)}")):
+        found[found.index("gpa_2008")] = entity
     if "recist_1_1" in found and {"irecist", "mrecist"} & set(found) and not re.search(r"(?<![im-])\brecist", english, re.I):
         found.remove("recist_1_1")
+    if STAGING.search(english) and not set(found) & {*STAGES.values(), "bclc_2022"} and (organ := _organ(english, case)) in STAGES:
+        found.append(STAGES[str(organ)])
     return tuple(found)
+
+
+def _gpa_of(text: str) -> str | None:
+    """The graded prognostic assessment of the primary that the words name."""
+    primaries = {"lung_gpa_2022": r"nsclc|lung|adenocarcinoma", "melanoma_molgpa_2017": "melanom", "breast_gpa_2020": "breast",
+                 "renal_gpa_2018": r"renal|kidney|rcc", "gi_gpa_2019": r"colorect|colon|gastr|gastro"}  # fmt: skip
+    return next((name for name, pattern in primaries.items() if re.search(pattern, text, re.I)), None)
+
+
+def _organ(english: str, case: dict[str, Any] | None) -> str | None:
+    """The organ or disease that the question names, or else the case's own."""
+    for text in (english, _texts(case)):
+        named = disease_of(text)
+        organ = next((d for d, p in DISEASES.items() if re.search(p, f"{named or ''} {text}", re.I)), None)
+        if organ is not None and organ != "contrast safety":
+            return organ
+    parts = [str(s.get("body_part") or "").upper() for s in (case or {}).get("studies", [])]
+    return "lung" if "CHEST" in parts else None
+
+
+def _texts(case: dict[str, Any] | None) -> str:
+    """What the case's inventory says in words."""
+    known = case or {}
+    studies = [f"{s.get('body_part') or ''} {s.get('description') or ''}" for s in known.get("studies", [])]
+    return " ".join([*known.get("records", []), *studies, *(str(r.get("title") or "") for r in known.get("reports", []))])
 
 
 def _intents(english: str) -> tuple[str, ...]:
     return tuple(n for n, p in CUES.items() if re.search(p, english, re.I))
 
 
-def _leans(english: str, intents: Sequence[str]) -> bool:
+def _leans(english: str, asked: Understanding) -> bool:
     """True for a follow-up that only makes sense with the question before it."""
     words = re.findall(r"\w+", english)
-    only_unit = set(intents) <= {"size"} and extract.unit_wished(english) is not None and len(words) <= 6
-    return only_unit or (not intents and len(words) <= 8 and bool(_PRONOUN.search(english)))
+    only_unit = set(asked.intents) <= {"size"} and asked.unit is not None and len(words) <= 6
+    opens = bool(re.match(r"(and|but|what about|how about|ok and|then)\b", english, re.I)) and len(words) <= 10
+    corrects = bool(CORRECTION.match(english)) and len(words) <= 14
+    bare = not asked.intents and not asked.rules and len(words) <= 8 and bool(PRONOUN.search(english) or len(words) <= 4)
+    sure = bool(re.search(r"\bare you sure\b|\bagain\b|\bdouble[- ]check\b", english, re.I)) and len(words) <= 8
+    return only_unit or (opens and not set(asked.intents) - {"size", "finding", "list", "where"}) or corrects or bare or sure
 
 
 TARGETS = {
@@ -183,7 +249,7 @@ TARGETS = {
     "back muscles": r"\b(back|paraspinal|autochthonous) muscles?\b",
 }  # fmt: skip
 """Parts and organs that models in the box can tell, by how they are asked for."""
-_VALUES = re.compile(r"\b(mean|average)\b.{0,12}\b(hu|hounsfield|adc|suv|signal|values?|intensity)\b", re.I)
+_VALUES = re.compile(r"\b(mean|average)\b.{0,12}\b(hu|hounsfield|adc|suv|signal|values?|intensity)\b|\b(hounsfield|hu|suv|adc)\b.{0,20}\b(of|in|inside) the\b", re.I)
 
 
 def _target(english: str) -> str | None:
@@ -201,7 +267,7 @@ def _handles(case: dict[str, Any] | None) -> list[str]:
 def _by_sequence(english: str, case: dict[str, Any] | None) -> str | None:
     """The one series whose sequence the question names, if it names one."""
     series = [q for s in (case or {}).get("studies", []) for q in s["series"] if q.get("sequence")]
-    named = [q["handle"] for q in series if re.search(rf"\b{q['sequence']}\b", english, re.I)]
+    named = [q["handle"] for q in series if re.search(rf"\b{re.escape(q['sequence'])}\b", english, re.I)]
     return str(named[0]) if len(named) == 1 else None
 
 
@@ -210,7 +276,7 @@ def _topics(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:
     named = [t for t in SYNONYMS if re.search(rf"\b{re.escape(t.rstrip('s'))}", lowered)]
     if re.search(r"\blabs?\b|\blaborator", lowered):
         named.append("laboratory")
-    if re.search(r"\bdead\b|\bdied\b|\bdeceased\b", lowered):
+    if re.search(r"\bdead\b|\bdied\b|\bdeceased\b|\balive\b", lowered):
         named.append("death")
     named += [f"{k}s" if k != "allergy" else "allergy" for k in ("medication", "condition", "allergy", "procedure")
               if re.search(rf"\b{k[:6]}", lowered)]  # fmt: skip
@@ -218,6 +284,8 @@ def _topics(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:
         words = [w for w in re.findall(r"\w{4,}", name.lower()) if w not in ("status", "level", "serum")]
         if words and words[0] in lowered and not named:
             named.append(name)
+    if not named and re.search(r"\bdrugs?\b|\bmeds\b|\banticoag|\bblood thinner|\bsteroid|\bdex", lowered):
+        named.append("medications")
     return tuple(dict.fromkeys(named))
 
 
@@ -236,11 +304,59 @@ def _site(english: str, case: dict[str, Any] | None) -> tuple[str | None, str | 
     """A site or disease that the question takes for granted, if neither the case's images nor its records have it."""
     if case is None or any((s.get("body_part") or "").upper() in UNTOLD for s in case.get("studies", [])):
         return None, None  # images that don't say what they show may show it: the tools look, and refuse what isn't theirs
-    parts = " ".join(s.get("body_part") or "" for s in case.get("studies", [])).upper()
-    texts = " ".join([*case.get("records", []), *(r["title"] for r in case.get("reports", []))]).lower()
-    for match in _SITE.finditer(english):
+    parts = " ".join(f"{s.get('body_part') or ''} {_PARTS.get((s.get('body_part') or '').upper(), '')}" for s in case.get("studies", [])).upper()
+    texts = _texts(case).lower()
+    for match in SITE.finditer(english):
         site, disease = match.group(1).lower(), match.group(2)
-        if disease == "function" or _SITES[site] in parts or (site in texts and not disease):
+        if disease == "function" or SITES[site] in parts or site.upper() in parts or (site in texts and not disease):
+            continue
+        if disease and re.search(rf"\b{site}\w*\b.{{0,12}}\b{disease[:4]}|\b{disease[:4]}\w*.{{0,12}}\b{site}", texts):
             continue
         return (match.group(0) if disease else None), (None if disease else site)
     return None, None
+
+
+_PARTS = {"LIVER": "ABDOMEN", "KIDNEY": "ABDOMEN", "LUNG": "CHEST", "HEAD": "BRAIN", "THYROID": "NECK"}
+"""Body parts as studies state them -> the region that sites are counted to."""
+
+
+def _absent(english: str, month: str | None, case: dict[str, Any] | None) -> str | None:
+    """A modality, sequence or date of imaging that the question names and the case doesn't have."""
+    studies = [s for s in (case or {}).get("studies", []) if set(s["modality"]) - {"SEG", "SR"}]
+    if not studies:
+        return None
+    have = {m for s in studies for m in s["modality"]} | ({"CT"} if any("PT" in s["modality"] for s in studies) else set())
+    told = " ".join(str(s.get("description") or "") for s in studies)
+    for modality, pattern in MODALITIES.items():
+        match = re.search(pattern, english, re.I)
+        if match and modality not in have and not re.search(pattern, told, re.I) and not re.search(r"\b(report|recommend|need|should|could|instead|offer|order)\b", english, re.I):
+            return match.group(0)
+    listed = {str(q.get("sequence") or "").upper() for s in studies for q in s["series"]}
+    if listed - {""}:
+        for name, pattern in SEQUENCES.items():
+            match = re.search(pattern, english, re.I)
+            if match and name not in listed and not any(name in x for x in listed) and not re.search(r"mismatch", english, re.I):
+                return match.group(0)
+    if month is not None and not any(month in str(s.get("date") or "") for s in studies):
+        return re.sub(r"^-", "month ", month)
+    year = re.search(r"\b(?:in|from|of|the) (19\d\d|20\d\d) ?(?:scan|mri|ct|study|exam|one)?\b|\b(19\d\d|20\d\d) (?:scan|mri|ct|study|exam)", english)
+    if year and month is None:
+        named = str(year.group(1) or year.group(2))
+        dated = [str(s.get("date") or "") for s in studies]
+        if all(dated) and not any(d.startswith(named) for d in dated) and not re.search(r"\bwho 20|\b20\d\d (edition|version|guideline|criteria)", english, re.I):
+            return named
+    return None
+
+
+def _several(asked: Understanding, case: dict[str, Any] | None) -> bool:
+    """True where the images show several body parts and nothing says which one is meant."""
+    studies = [s for s in (case or {}).get("studies", []) if set(s["modality"]) - {"SEG", "SR"}]
+    parts = {str(s.get("body_part") or "").upper() for s in studies}
+    if len(parts) < 2 or asked.handle or asked.rules or not set(asked.intents) & (ON_IMAGES - {"metadata", "draft", "look"}):
+        return False
+    if set(asked.intents) & {"privacy", "guideline", "report", "planning", "summary"} or asked.target or asked.at or asked.last:
+        return False
+    named = [p for p in parts if p and (p.lower() in asked.english.lower() or any(SITES[s.lower()] in (p, _PARTS.get(p)) for s, _ in SITE.findall(asked.english)))]
+    modalities = [m for m, p in MODALITIES.items() if re.search(p, asked.english, re.I)]
+    only = [s for s in studies if set(s["modality"]) & set(modalities)]
+    return not named and len(only) != 1 and "ATTACHED" not in asked.question.upper()

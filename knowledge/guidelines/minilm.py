@@ -60,6 +60,10 @@ class MiniLM:
         )  # idle threads would hold the cores that searches need
         return InferenceSession(str(ONNX), options, providers=["CPUExecutionProvider"])
 
+    def words(self) -> frozenset[str]:
+        """Whole words of the model's vocabulary: English as it is commonly written."""
+        return frozenset(w for w in self._tokenizer.get_vocab() if w.isalpha())
+
     def embed(self, texts: Sequence[str], batch: int = 32) -> np.ndarray:
         """float32 [len(texts), 384]."""
         rows = [np.zeros((0, DIMENSIONS), np.float32)]

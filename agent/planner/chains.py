@@ -1,0 +1,90 @@
+"""Means and ends: which tools bring the facts that a rule still lacks."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from agent.planner.understand import STAGES, Understanding
+from knowledge.guidelines.rules import RULES
+from tools.patient_facts import recordable
+
+RESPONSE = {"rano_2_0", "recist_1_1", "irecist", "mrecist", "lugano_2014_pet", "lugano_2014_ct", "volume_doubling_time"}
+"""Rules on change between examinations."""
+NODULE = {"fleischner_2017", "lung_rads_2022", "brock_full", "brock_full_no_spiculation", "mayo_swensen_1997", "va_gould_2007"}
+"""Rules on a nodule that a detector can find and that can be measured in the case's images."""
+_SIZE_UNITS = {"mm", "mm2", "mm3", "mL", "cm3", "HU"}
+
+
+def producers(name: str, asked: Understanding, case: dict[str, Any] | None, facts: dict[str, Any]) -> list[str]:
+    """Tools that bring what rule `name` lacks after what the question states, as far as the case has something to look at."""
+    rule = RULES.get(name)
+    if rule is None or case is None or asked.counterfactual:
+        return []
+    spec = rule.spec["facts"]
+    outcome = rule.apply(facts)
+    unsettled = bool(outcome.missing) and outcome.category is None
+    lacking = {n for n in spec if n not in facts}
+    numbers = any(isinstance(v, int | float) and not isinstance(v, bool) for v in facts.values())
+    told_change = name in RESPONSE and len([n for n in facts if re.search(r"_(nadir|current|baseline)_|_[12]_|nadir_sum|current_sum", n)]) >= 2
+    images, several = has_images(case), several_dates(case)
+    found: list[str] = []
+    staged = name in STAGES.values()
+    if images and not told_change:
+        if several and (name in RESPONSE or "growth" in asked.intents):
+            found += ["list_studies", "segment", "measure", "compare_studies"]
+        elif name not in RESPONSE or not several:
+            if any(n.endswith("_count") for n in lacking) and _required(spec, lacking, "_count") and not staged:
+                found.append("detect")
+            sized = any(s.get("unit") in _SIZE_UNITS for n, s in spec.items() if n in lacking or staged)
+            stated = "t_category" in facts
+            if sized and not stated and (unsettled or staged or name in NODULE) and (name not in RESPONSE):
+                found += ["detect", "segment", "measure"] if name in NODULE else ["segment", "measure"]
+    if case.get("reports") and name != "egfr_contrast":
+        found.append("retrieve_reports")
+    names = " ".join(case.get("records", []))
+    relevant = any(recordable(n, names) for n in lacking)
+    if case.get("records") and (relevant or (staged and re.search(r"pd-?l1|egfr|patholog|histolog|ngs|gene", names, re.I))):
+        found.append("patient_record")
+    elif unsettled and not numbers and not case.get("records") and not case.get("reports") and any(recordable(n, None) for n in lacking) and name not in NODULE:
+        found.append("patient_record")
+    return list(dict.fromkeys(found))
+
+
+def _required(spec: dict[str, Any], lacking: set[str], ending: str) -> bool:
+    return any(spec[n].get("required") for n in lacking if n.endswith(ending))
+
+
+def has_images(case: dict[str, Any] | None) -> bool:
+    """True where the case has something that shows a patient."""
+    return bool(imaged(case))
+
+
+def imaged(case: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The case's imaging studies, in its order."""
+    return [s for s in (case or {}).get("studies", []) if set(s["modality"]) - {"SEG", "SR"}]
+
+
+def several_dates(case: dict[str, Any] | None) -> bool:
+    """True where two studies, or one that says it holds several time points, show the same body part."""
+    studies = imaged(case)
+    parts = [s["body_part"] for s in studies]
+    told = " ".join(str(s.get("description") or "") for s in studies)
+    return any(parts.count(p) > 1 for p in parts) or bool(re.search(r"\b(before and after|baseline and|baseline, )", told, re.I))
+
+
+def comparable(case: dict[str, Any] | None) -> list[str]:
+    """Handles of the studies that show the newest study's body part, oldest first."""
+    studies = imaged(case)
+    groups = [[s for s in studies if s["body_part"] == t["body_part"]] for t in studies]
+    best = max(groups, key=len, default=[])
+    return [str(s["handle"]) for s in sorted(best, key=lambda s: str(s.get("date") or ""))]
+
+
+def ordered(tools: Sequence[str]) -> list[str]:
+    """Tools in the order of a plan: what is there, what is seen, what is written, what is computed, what is advised."""
+    rank = {n: i for i, n in enumerate(ORDER)}
+    return sorted(dict.fromkeys(tools), key=lambda t: rank.get(t, len(rank)))
+
+
+ORDER = ["list_studies", "explain_image_metadata", "detect", "segment", "classify", "measure", "compare_studies", "radiomics", "look", "retrieve_reports",
+         "patient_record", "apply_guideline", "search_guidelines"]  # fmt: skip

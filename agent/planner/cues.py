@@ -1,0 +1,107 @@
+"""What words ask for: intents, rules and sites, as patterns over a question put into English."""
+
+import re
+
+SIDES = r"\b(left|right)\b"
+
+CUES: dict[str, str] = {
+    # What isn't done at all.
+    "order": r"^(?:please |can you |could you |just )?(give|administer|inject|prescribe|start|stop|order|book|schedule|cancel|delete|discharge|"
+             r"refer|call|increase|reduce|hold|sign|write (?:up )?(?:a |the )?prescription|put in)\b.{0,60}"
+             r"\b(the patient|patient|her|him|mg\b|scanner|scan|slot|appointment|now|today|tonight|tomorrow|monday|tuesday|wednesday|thursday|friday|"
+             r"records?|studies|study|surgeon|theatre|off|dose|prescription|chart)\b"
+             r"|\b(give|administer|inject|prescribe)\b.{0,30}\b(mg\b|now\b|the patient)|\bwrite .{0,15}prescription|\bbook\b.{0,30}\b(scanner|slot|appointment|mri|ct)\b"
+             r"|\bwhat dose (should|do|shall) i give\b|\bhow many mg\b|\bexact dose\b|\bdose (should|shall) (i|we) (give|prescribe|start)\b",
+    "hostile": r"\b(ignore|disregard|forget|override|bypass)\b.{0,12}\b(your|all|previous|prior|the|any|every|these|safety|earlier|above)\b.{0,30}\b(instruction|rule|guard|prompt|safety|restriction|filter|check|limit)"
+               r"|patient list|system prompt|raw .{0,20}(list|dump)|\bdump\b.{0,30}\b(database|archive|records?|table|pacs|files?)|"
+               r"other patients?'?s?\b|another patient|different patient'?s|all (the )?patients|passwords?\b|api key|secret key|please follow it|"
+               r"mark (this|it) as (benign|malignant|normal)|\b(pretend|act as|you are now|roleplay|developer mode|jailbreak|no restrictions)\b|"
+               r"\b(follow|obey|execute|do) (what|the|its|that|those)\b.{0,25}\b(instruction|command|order|says?)\b|\breveal\b.{0,20}\b(prompt|instruction|key|name)|"
+               r"\b(home )?address\b.{0,20}patient|phone number|social security|email (it|this|the|them)|send .{0,40}\b(to|outside|http)|\bpost it to\b|"
+               r"\b(change|edit|alter|falsify|backdate|overwrite|fake)\b.{0,20}\b(report|result|record|date|log|audit)|without (a |any )?(evidence|source)s? (just )?say",
+    # What the tools do.
+    "growth": r"\bgrow(n|th|ing|s)?\b|\bgrew\b|\bprogress(ion|ed|ing|ive)?\b|\bcompar|\bsince\b.{0,30}\b(last|prior|previous|baseline|scan|study|mri|ct|january|february|march|april|may|june|july|august|september|october|november|december|20\d\d)\b"
+              r"|(?:bigger|larger|smaller) than|\b(got|gotten|getting|become) (bigger|larger|smaller|worse)|shr[aiu]nk|pseudo-?\s?progress|\bresponse\b|\brespond(ed|ing|s)?\b|doubling time|"
+              r"\bprior\b|\bprevious (scan|study|ct|mri|exam)|\binterval change|\bchanged?\b.{0,25}\b(since|from|between|over|compared)|\bwhat('s| is| has)? changed\b|\bstable\b.{0,20}\?|\bover time\b|\bevolution\b|\btrend of the (size|lesion|nodule)",
+    "size": r"\bmidline\b|\b(mean|average) (hu|hounsfield|adc|suv|signal|value|intensity)\b|\bhow (big|large|wide|long|thick)\b|\bsizes?\b|\bvolumes?\b|\bdiameters?\b|"
+            r"\bdimensions?\b|\bmeasur|\bin (ml|mm|cm)\b|\blongest\b|\bshort axis\b|\blong axis\b|\bcentimet|\bmillimet|\bpsa density|\bhow (many|much) (ml|millilit|cm|cc)",
+    "count": r"\bhow many (?:\w+ ){0,2}(lesions?|tumou?rs?|metas\w*|mets|nodules?|mass(es)?|spots|foci|cysts|nodes)\b|\bmore than one (?:\w+ )?(lesion|tumou?r|nodule|mass|met)|\bdetect\b|"
+             r"\b(bounding )?box(es)?\b|\beach (lesion|tumou?r|nodule)\b|\bnumber of (?:\w+ )?(lesions?|mets|metas\w*|nodules?)|\bcount (the |all )?(?:\w+ )?(lesions?|mets|nodules?|metas)|"
+             r"\b(is|are) there (a|an|any|some|other|more|also)?\s?(?:\w+ ){0,2}(nodules?|metas\w*|mets|lesions?|cysts?|mass(es)?|tumou?rs?|spots?|abnormalit\w+|focus|foci)\b|\bany (?:\w+ ){0,2}(nodules?|mets|metas\w*|lesions?|mass(es)?|tumou?rs?|cysts?)\b|"
+             r"\bfind (all |the |any )?(?:\w+ )?(lesions?|nodules?|tumou?rs?|mets|metas\w*)|\bsolitary or multiple\b",
+    "texture": r"\bradiomic|\btextur|\bglcm\b|\bheterogen(eity|eous is)\b|\bsphericity\b|\bibsi\b|\bentropy\b|\bshape features?\b|\bfirst[- ]order\b",
+    "look": r"\b(have|take) a look\b|^look at\b",
+    "see": r"\bwhat (do|can|does|did) (you|it|one|we|this) see\b|\byou see\b|\bdescribe\b(?!.*report)|\bsegment(?! ?\d|\s?[iv]+\b)|\boutlin|\babnormal|\bcontour|"
+           r"\bfindings\b(?!.*report)|\bwhat does (the|this) (scan|image|mri|ct|study) show|show .{0,12}mask|\bimage findings|\bis (the|this) (scan|study|mri|ct|brain|liver|chest) (normal|ok|okay|clear)\b|\banything (wrong|suspicious|abnormal)\b",
+    "where": r"\bwhere\b(?! (did|was) (she|he|the patient))|\bwhich (side|lobe|segment|hemisphere|half)\b|\blocation\b|\blocated\b|\blocali[sz]e",
+    "finding": r"\b(is|was|are|were) there\b|\bany (signs?|evidence|other|enlarged|effusion|oedema|hydrocephalus|hemorrh|haemorrh)\b|\bdo(es)? (it|the \w+) (bleed|enhance|calcif)\w*|"
+               r"\b(is|are|was) the (ventricles?|midline|sulci|vessels?|bones?|nodes?|ducts?)\b|\b(calcifi|enhanc|necro|haemorrh|hemorrh|cystic|oedema)\w*\b.{0,25}\?",
+    "type": r"\btumou?r type\b|\bwhat (kind|type|sort)\b|\bwhich (type|kind)\b|\bmost likely\b|\bdifferential\b|\bdiagnos(is|e)\b(?!.*\bintegrated)|\bwhat is (it|this) most\b|"
+            r"\b(glioma|meningioma|pituitary|metastasis|lymphoma|gbm|glioblastoma|abscess)\b.{0,8}\bor\b|\b(is|are|was|could|can|might) (this|it|that|the \w+|these|he|she) (be )?(a |an )?.{0,24}\b(benign|malignant|cancer\w*|glioma|meningioma|gbm|glioblastoma|lymphoma|abscess|metastasis|adenoma|schwannoma|sarcoma)\b|"
+            r"\bbenign or malignant\b|\bcancer(ous)? or not\b|\bif this is cancer\b|\bis (this|it) cancer|\bclassif(y|ication of the (lesion|tumou?r))|\bhow sure\b|\bhow (likely|confident)\b(?!.*brock)",
+    "cancer": r"\b(is|if|whether) (this|it|that|the \w+) (is |be )?(a )?(cancer\w*|malignan\w*)\b|\bcancer\b.{0,12}\b(yes or no|or not)\b|\bbenign or malignant\b",
+    "report": r"\breports?\b|\bradiologist\b|\bwrote\b|\bdictat|\bimpression\b|\bpatholog(y|ist)\b|\bhistolog|\bbiops(y|ies) (came|result|show|said|was|is)|\b(clinic|discharge|hepatology|oncology|referral) letters?\b|\bletters?\b.{0,15}\b(say|said|mention)|\baccording to\b|\bread(ing)? by\b|\bmention",
+    "contrast": r"\bgadolin\w*|\bcontrast (agents?|medi\w+)|\bkidney function|\begfr\b(?! ?(mut|negative|positive|exon|ex19|wild|neg|pos|l858|status|alk|,? ?alk))|\bcontrast safe|\bnsf\b|\biodinated|\b(have|get|receive|tolerate|safe for) (iv |i\.v\. |the )?contrast\b",
+    "record": r"\blabs?\b|\blaborator|\bcreatinine\b|\bplatelets?\b|\bha?emoglobin\b|\bkarnofsky\b|\bkps\b|\becog\b|\bperformance status\b|\bmgmt\b|\bidh\b|\b1p/?19q\b|\btert\b|\bki-?67\b|\bbrca\b|\bher-?2\b|\b(er|pr) (status|positive|negative)\b|\bpd-?l1\b|\bngs\b|\bkras\b|\bbraf\b|\begfr (status|mut\w*|negative|positive)|\balk (status|negative|positive)|\bros1\b|"
+              r"\ballerg|\bmedications?\b|\bmeds\b|\bdrugs?\b|\bsteroids?\b|\bdex(amethasone)?\b|\bsmok(er|ing|es|ed)\b.{0,15}\?|\bpack[\s-]years?\b.{0,6}\?|\bconditions?\b|\bcomorbid|\bmolecular\b|\bgenetic|\bmutation|\bpsa\b|\bafp\b|\bcea\b|\bca[ -]?(125|19-9|15-3)\b|\bbilirubin\b|\balbumin\b|\binr\b|\bldh\b|\bcrp\b|\bwbc\b|\bneutrophil|\bliver function|\blfts?\b|\bmedical history\b|\bpast history\b|"
+              r"\bdead\b|\bdied\b|\balive\b|\bdeceased\b|\bon (any )?(anticoag|blood thinners?|warfarin|apixaban)|\banticoagul|\binteract|\bhow old\b|\bwhat (age|sex)\b|\bfamily history\b.{0,4}\?|\bprevious (surgery|treatment|radio|chemo|operation)|\bwhich (chemo|treatment|therapy) (did|has|was)",
+    "guideline": r"\bguidelines?\b|\brecommend|\bstandard (of care|treatment|therapy)|\btreat(ed|ment|ing|able)?\b|\btherap|\bshould (we|i|she|he|they|this|it)\b|\bwhat should\b|\bdo we (need|have to|have)\b|\bis (a |an )?(biopsy|surgery|follow[\s-]?up|resection) (needed|indicated|necessary|required)|\bneeds? (a )?(follow|biops|treat|surg|further)"
+                 r"|\bafter surgery\b|\bfirst[\s-]line\b|\bsecond[\s-]line\b|\boptions?\b|\bwhat next\b|\bnext steps?\b|\bfollow[\s-]?up\b|\boffer\b|\bcan (i|we) (start|give|stop|use|skip|wait|watch)\b|\bmanag(e|ed|ement|ing)\b|\bchanges? anything\b|\bdoes (it|that) (matter|change)\b|"
+                 r"\bare we done\b|\bdone now\b|\bradiosurg|\bsrs\b|\beligible\b|\bindicat(ed|ion)\b|\bcontraindicat|\bprogno|\bsurvival\b|pseudo-?\s?progress|\bevidence for\b|\bhow often\b|\bwhen (should|to|is the next|do we)\b|\bsurveillance\b|\bablation\b|\bresect|\bwatch and wait\b|\brisk\b.{0,30}\bnext\b",
+    "planning": r"\b(missing|lack\w*|need\w*|know|unknown|complete)\b.{0,60}\b(treatment|therapy|plan\w*|board|decid\w*|decision)\b|"
+                r"\bbefore (the )?(tumou?r board|mdt|treatment|therapy)\b|\bready for (treatment|therapy|the (tumou?r )?board)\b|prepare .{0,20}\bboard\b",
+    "advised": r"\b(follow[\s-]?up|recommend\w*|advis\w*|suggest\w*)\b.{0,40}\breports?\b|\breports?\b.{0,40}\b(recommend|advise|suggest)",
+    "metadata": r"\bslice thickness\b|\bthickness of (the )?slices?|\bkernel\b|\bdose\b.{0,15}\?(?!.*\bgive\b)|\b(ctdi|dlp|kvp|mas)\b|\bspacing\b|\bscanner (model|type|vendor|was)|\b(which|what) (scanner|machine|vendor|manufacturer)|\bfield strength\b|\btesla\b|"
+                r"\bdicom (tag|header|attribute)|\bacquired\b|\bacquisition\b|\bvoxels?\b|\bmatrix\b|\b(tr|te)\b(?= and| of|\?|/)|\bprotocol\b|\bhounsfield\b|\bhu\b(?=[ ?].*\?|\?)|\bwith (or without )?contrast\?|\bcontrast given\b|\bwas contrast\b|\bwhich phases?\b|\b(arterial|venous|portal) phases? (there|available|acquired|present|included)|\bwhich sequences\b|\bwindow (level|width|setting)|\bpixel\b|\bmetadata\b|\bimage quality\b|\bmotion artefact",
+    "privacy": r"\bwho is (this|the) patient\b|\bpatient'?s? name\b|\bsame (person|patient)\b|\bbelong to (the same|one|this)\b|\bwhose (scan|study|images?)\b|\bdate of birth\b|\bidentity\b|\bright patient\b",
+    "summary": r"\bsummar|\boverview\b|\bin \d+ lines\b|\bbring me up to speed\b|\bcatch me up\b|\btl;?dr\b|\brecap\b|\bbrief me\b|\bwhat('s| is) the story\b",
+    "list": r"\b(which|what|list|how many|show)\b.{0,20}\b(studies|scans|images|imaging|series|examinations|exams)\b|\bwhat do we have\b|\bwhat is (there|available)\b|\bis there (a|an|any) (prior|previous|earlier|older)|\bwhen was the (last|latest|first) (scan|mri|ct|study|exam)",
+    # Work that a tool of its own does.
+    "draft": r"\b(draft|write|generate|prepare|compose|create|produce|dictate)\b.{0,30}\b(report|summary for|letter|impression|board summary|tumou?r board)|\bdraft\b",
+    "check": r"\b(check|proof-?read|verify|review|audit|compare|validate)\b.{0,20}\b(my|this|the|his|her|our)?\s?(draft |written )?(report|dictation|impression|wording)\b|\b(is|are) (my|this|the) report (correct|right|consistent|complete)|\bdoes (my|the|this) report (match|fit|agree)|\berrors? in (my|the|this) report",
+    "similar": r"\bsimilar (cases?|patients?|images?|tumou?rs?|lesions?)|\bcases? like (this|it)|\blook(s)? like (this|it) in the archive|\bseen (this|something like) before",
+    "quiz": r"\bquiz\b|\bteach(ing)?\b|\btest me\b|\bask me\b|\bexam question|\bmcqs?\b|\blearn(ing)? (from|session)",
+    "explain": r"^why\b|\bexplain\b.{0,60}\b(why|how|resident|student|score|category|result|you)|\bwhy (did|do|is|was) (you|it|that|this)|\bhow did you (get|arrive|work|come|calculate)|\bwhich (features|inputs|facts) (did|were)|\bbased on what\b|\bwhat if\b",
+    "change": r"\b(and |but )?(what )?if (the|it|there|she|he|we|all|no)\b.{0,60}\b(were|was|had|is|are|absent|present|instead|negative|positive|not)\b|\bsuppose\b|\bassum(e|ing) (that |the )?|\bwould (that|it|this) change\b",
+}  # fmt: skip
+
+# Rules that a question can ask for by name or by subject.
+RULE_CUES: dict[str, str] = {
+    "rano_2_0": r"\brano\b|pseudo-?\s?progress", "irecist": r"\bi-?recist\b", "mrecist": r"\bm-?recist\b", "recist_1_1": r"\brecist\b",
+    "fleischner_2017": r"\bfleischner\b|^(?!.*(lung-?\s?rads|thyroid|screening)).*(\bnodules?\b.{0,50}\bfollow|\bfollow.{0,30}\bnodule)",
+    "volume_doubling_time": r"doubling time|\bvdt\b", "who_cns_2021_glioma": r"integrated diagnosis|\bwho (cns )?(20)?21\b|\bwho grad|\bcns5|\bcns ?who\b|\bgrade 4\b.{0,15}\?",
+    "lung_rads_2022": r"\blung-?\s?rads\b", "li_rads_2018": r"\bli-?\s?rads\b|\blr-?[1-5mM]\b|\b(is|be|an?) (this |it |that )?(a |an )?(hcc|hepatocellular)\b",
+    "pi_rads_v2_1": r"\bpi-?\s?rads\b|\bpsa density\b",
+    "bi_rads": r"\bbi-?\s?rads\b", "acr_ti_rads_2017": r"\bti-?\s?rads\b|\btr[1-5]\b|thyroid nodule.{0,60}(\bfna\b|biops|aspirat)",
+    "o_rads_us_v2022": r"\bo-?\s?rads\b", "bosniak_2019": r"\bbosniak\b", "brock_full": r"\bbrock\b|\bpan-?can\b",
+    "mayo_swensen_1997": r"\bmayo (model|score|clinic|risk)|\bswensen\b", "va_gould_2007": r"\bgould\b|\bva model\b", "herder_2005": r"\bherder\b",
+    "bclc_2022": r"\bbclc\b|\bbarcelona\b", "child_pugh": r"child-?\s?(pugh|turcotte)", "albi": r"\bm?albi\b",
+    "lugano_2014_pet": r"\bdeauville\b|\blugano\b(?!.*\bstage\b)", "lugano_2014_stage": r"\bann arbor\b|\blugano\b.*\bstage\b|lymphoma stage|\bstage\b.*\blymphoma\b",
+    "tnm_lung_9": r"\b(tnm|stag(e|ing))\b.*\b(lung|nsclc|iaslc)\b|\b(lung|nsclc)\b.*\b(tnm|stage)\b(?! iv)",
+    "tnm_breast_8": r"\b(tnm|stage)\b.*\bbreast\b|\bbreast\b.*\b(tnm|stage)\b", "tnm_kidney_8": r"\b(tnm|stage|staging)\b.*\b(renal|kidney|rcc)\b|\b(renal|kidney|rcc)\b.*\b(tnm|stage)\b",
+    "astro_brain_mets_2022": r"(\bsrs\b|radiosurg|\bastro\b).*(\bmets?\b|metasta)|(\bmets?\b|metasta\w*).*(\bsrs\b|radiosurg)",
+    "lung_molgpa_2017": r"\blung.?mol.?gpa\b|\bmolgpa\b", "gpa_2008": r"\b(ds-?)?gpa\b(?<!molgpa)",
+    "nsclc_first_line": r"\b(nsclc|non-small|lung (adeno)?c\w*|egfr|alk|pd-?l1|kras|ros1)\b.*\b(first[\s-]line|treat\w*|therap\w*|options?|osimertinib|pembrolizumab|immunotherapy)\b",
+}  # fmt: skip
+
+STAGING = re.compile(r"\btnm\b|\bstag(e|es|ing)( group)?\b(?! iv\b)|\b[tnm] (stage|category|descriptor)\b|\b[cp]?t[0-4][a-d]?,? ?n[0-3][a-c]?,? ?m[01x]", re.I)
+"""Asks for a stage; which rule gives it depends on the organ."""
+STAGES = {"lung": "tnm_lung_9", "breast": "tnm_breast_8", "kidney": "tnm_kidney_8", "lymphoma": "lugano_2014_stage"}
+"""Organ or disease -> the rule that stages it."""
+
+SITES = {"liver": "ABDOMEN", "hepatic": "ABDOMEN", "lung": "CHEST", "pulmonary": "CHEST", "breast": "BREAST", "prostate": "PROSTATE",
+         "kidney": "ABDOMEN", "renal": "ABDOMEN", "thyroid": "NECK", "bone": "BONE", "spine": "SPINE", "pancreas": "ABDOMEN",
+         "brain": "BRAIN", "cerebral": "BRAIN", "heart": "CHEST", "bladder": "PELVIS", "spleen": "ABDOMEN",
+         "stomach": "ABDOMEN", "adrenal": "ABDOMEN", "colon": "ABDOMEN", "ovary": "PELVIS", "uterus": "PELVIS", "knee": "KNEE",
+         "shoulder": "SHOULDER", "hip": "HIP", "pituitary": "BRAIN", "gallbladder": "ABDOMEN", "rectum": "PELVIS"}  # fmt: skip
+SITE = re.compile(
+    rf"\b({'|'.join(SITES)})s?\b(?:\s+(metasta\w*|mets|lesions?|nodules?|tumou?rs?|cysts?|mass(?:es)?|cancer|function))?", re.I
+)
+PRONOUN = re.compile(r"^(and|but|no|not|what about|how about|sorry|actually|i meant?)\b|\b(it|that|this|its|them|those|same)\b", re.I)
+CORRECTION = re.compile(r"^(no|not|nope|sorry|actually|wrong|i meant?)\b[,. ]", re.I)
+
+MODALITIES = {"PT": r"\bpet\b|\bpet-?ct\b|\bsuv\b", "MR": r"\bmri?s?\b|\bmagnetic resonance\b", "CT": r"\bcts?\b(?!-?guided)", "US": r"\bultraso(und|nic)\b|\bsonogra",
+              "MG": r"\bmammogra"}  # fmt: skip
+"""DICOM modality -> how a question names it."""
+SEQUENCES = {"FLAIR": r"\bflair\b", "T1C": r"\bt1c\b|\bt1 ?(post|\+|with)|\bpost-?contrast t1", "T2": r"\bt2w?\b(?!-?flair)(?!w?\W{1,8}[1-5]\b)", "ADC": r"\badc\b", "DWI": r"\bdwi\b(?!\W{0,8}[1-5]\b)",
+             "SWI": r"\bswi\b", "T1": r"\bt1w?\b(?! ?c\b)(?! ?(post|\+|with))(?![abc]?[ ,]*n\d)"}  # fmt: skip
