@@ -38,11 +38,22 @@ def language_of(text: str, before: str = "en") -> str:
     known = sorted(((len(words & mine), name) for name, mine in _small_words().items()), reverse=True)
     if known[0][0] > known[1][0]:
         return known[0][1]
+    if len(words) <= 2:
+        hits = {name: sum(w in _terms(name) for w in words) for name in ("de", "es", "fr")}
+        best_name = max(hits, key=lambda n: hits[n])
+        return best_name if hits[best_name] and list(hits.values()).count(hits[best_name]) == 1 else before
     ranked = _detector().compute_language_confidence_values(text)
     best = ranked[0]
     if best.value < SURE:
         return before
     return {"ENGLISH": "en", "GERMAN": "de", "SPANISH": "es", "FRENCH": "fr"}[best.language.name]
+
+
+@cache
+def _terms(language: str) -> frozenset[str]:
+    """The glossary's single words of a language that aren't English too."""
+    loaded = yaml.safe_load((Path(__file__).parent / "glossary.yaml").read_text(encoding="utf-8"))[language]
+    return frozenset(t.lower() for t, english in loaded.items() if " " not in t and t.lower() not in str(english).lower())
 
 
 @cache

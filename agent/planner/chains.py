@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from agent.planner.understand import STAGES, Understanding
+from agent.planner.cues import RULE_CUES, STAGES
+from agent.planner.understand import Understanding
 from knowledge.guidelines.rules import RULES
 from tools.patient_facts import recordable
 
@@ -18,7 +19,7 @@ _SIZE_UNITS = {"mm", "mm2", "mm3", "mL", "cm3", "HU"}
 def producers(name: str, asked: Understanding, case: dict[str, Any] | None, facts: dict[str, Any]) -> list[str]:
     """Tools that bring what rule `name` lacks after what the question states, as far as the case has something to look at."""
     rule = RULES.get(name)
-    if rule is None or case is None or asked.counterfactual:
+    if rule is None or case is None or asked.counterfactual or states_category(name, asked.english):
         return []
     spec = rule.spec["facts"]
     outcome = rule.apply(facts)
@@ -32,12 +33,11 @@ def producers(name: str, asked: Understanding, case: dict[str, Any] | None, fact
     if images and not told_change:
         if several and (name in RESPONSE or "growth" in asked.intents):
             found += ["list_studies", "segment", "measure", "compare_studies"]
-        elif name not in RESPONSE or not several:
-            if any(n.endswith("_count") for n in lacking) and _required(spec, lacking, "_count") and not staged:
+        elif name not in RESPONSE:
+            if _required(spec, lacking, "_count") and not staged:
                 found.append("detect")
             sized = any(s.get("unit") in _SIZE_UNITS for n, s in spec.items() if n in lacking or staged)
-            stated = "t_category" in facts
-            if sized and not stated and (unsettled or staged or name in NODULE) and (name not in RESPONSE):
+            if sized and "t_category" not in facts and (unsettled or staged or name in NODULE):
                 found += ["detect", "segment", "measure"] if name in NODULE else ["segment", "measure"]
     if case.get("reports") and name != "egfr_contrast":
         found.append("retrieve_reports")
@@ -48,6 +48,16 @@ def producers(name: str, asked: Understanding, case: dict[str, Any] | None, fact
     elif unsettled and not numbers and not case.get("records") and not case.get("reports") and any(recordable(n, None) for n in lacking) and name not in NODULE:
         found.append("patient_record")
     return list(dict.fromkeys(found))
+
+
+def states_category(name: str, english: str) -> bool:
+    """True where the question itself names a category of the rule (BCLC B): it asks what follows, not which one it is."""
+    categories = [c for c in RULES[name].spec.get("categories", []) if isinstance(c, str) and len(c) <= 4]
+    cue = RULE_CUES.get(name)
+    if not categories or cue is None or name in ("bi_rads", "li_rads_2018", *STAGES.values()):
+        return False
+    codes = "|".join(sorted(map(re.escape, categories), key=len, reverse=True))
+    return bool(re.search(rf"(?:{cue})(?: (?:stage|class|category|grade))?\W{{1,3}}(?:{codes})\b", english, re.I))
 
 
 def _required(spec: dict[str, Any], lacking: set[str], ending: str) -> bool:

@@ -128,8 +128,3 @@ def point(text: str) -> tuple[float, float, float] | None:
     """The place that the user clicked, as the conversation writes it: `(at S1.2: column, row, frame)`."""
     match = re.search(r"\(at S\d+(?:\.\d+)?: (\d+(?:\.\d+)?), (\d+(?:\.\d+)?), (\d+(?:\.\d+)?)\)", text)
     return (float(match.group(1)), float(match.group(2)), float(match.group(3))) if match else None
-
-
-def handle(text: str, known: list[str]) -> str | None:
-    """The first handle of the case that the question names."""
-    return next((h for h in re.findall(r"\b[SR]\d+(?:\.\d+)?\b", text) if h in known), None)

@@ -15,13 +15,13 @@ from tools.registry import tool_types
 
 def rehearse(case: dict[str, Any], history: list[dict[str, Any]], question: str) -> dict[str, Any]:
     """`{tools: in order, abstain, language}`. Whether a look-up will find something is read off the case's own texts."""
-    inventory = inventory_of(case)
-    offered = [t.described() for t in tool_types().values()]
+    inventory = inventory_of(case) if any(case.get(k) for k in ("studies", "reports", "records")) else None
+    offered = [t.described() for t in tool_types().values() if inventory is not None or not t.needs.case]
     asked = _reader().read(question, turns_of(history), inventory, with_facts(offered))
     if steps.refusal(asked, inventory):
         return {"tools": [], "abstain": True, "language": asked.language}
     calls = steps.wanted(asked, inventory, offered, found=False)
-    return {"tools": list(dict.fromkeys(c.tool for c in calls)), "abstain": _abstains(asked, inventory, calls), "language": asked.language}
+    return {"tools": list(dict.fromkeys(c.tool for c in calls)), "abstain": _abstains(asked, inventory, calls, case), "language": asked.language}
 
 
 @cache
@@ -43,7 +43,7 @@ def turns_of(history: list[dict[str, Any]]) -> list[Turn]:
     return turns
 
 
-def _abstains(asked: Understanding, inventory: dict[str, Any], calls: list[steps.Call]) -> bool:
+def _abstains(asked: Understanding, inventory: dict[str, Any] | None, calls: list[steps.Call], case: dict[str, Any]) -> bool:
     """Whether the answer would decline, as far as that can be told from what the case holds."""
     if asked.ask_back:
         return False
@@ -54,17 +54,39 @@ def _abstains(asked: Understanding, inventory: dict[str, Any], calls: list[steps
     tools = {c.tool for c in calls}
     if any(i in asked.intents and t not in tools for i, t in steps.OWN_WORK.items()) and not tools & {"detect", "segment"}:
         return True
-    if "growth" in asked.intents and not asked.rules and "compare_studies" not in tools and not tools - {"list_studies"}:
+    if inventory is None:
+        return False
+    if "growth" in asked.intents and "list" not in asked.intents and not asked.rules and not tools - {"list_studies"}:
         return True
-    records = " ".join(inventory["records"]).lower()
-    looked = [t for c in calls if c.tool == "patient_record" for t in c.arguments["topics"]]
     planned = any(c.arguments.get("for_treatment_of") for c in calls)
-    if tools == {"patient_record"} and not planned:
-        return not any(_named(t, records) for t in looked)
+    looked = [t for c in calls if c.tool == "patient_record" for t in c.arguments["topics"]]
+    records = " ".join([*inventory["records"], *(f"{r.get('kind')}s {r.get('kind')}" for r in case.get("records") or [])]).lower()
+    recorded = planned or any(_named(t, records) for t in looked)
+    if tools == {"patient_record"}:
+        return not recorded
     if tools == {"patient_record", "classify"}:
         return True
-    dates = [str(r["date"] or "") for r in inventory["reports"]]
-    return tools == {"retrieve_reports"} and not any((asked.month or "") in d for d in dates)
+    if tools <= {"retrieve_reports", "patient_record"}:
+        return not recorded and not _told(asked, case)
+    return False
+
+
+def _told(asked: Understanding, case: dict[str, Any]) -> bool:
+    """Whether the case's reports, as far as their words are known, speak of what is asked; unknown words may."""
+    reports = [r for r in case.get("reports") or [] if (asked.month or "") in str(r.get("date") or "")]
+    texts = [str(r["text"]) for r in reports if r.get("text")]
+    if len(texts) < len(reports) or not reports:
+        return bool(reports)
+    if re.search(r"\bimpression|\bfindings|\bconclusion|\brecommend", asked.english, re.I):
+        return True
+    if re.search(r"patholog|histolog|biops", asked.english, re.I) and any(r.get("kind") == "pathology" for r in reports):
+        return True
+    whole = " ".join([*texts, *(f"{r.get('kind') or ''} {r.get('about') or ''}" for r in reports)]).lower()
+    words = [w for w in re.findall(r"[a-z0-9-]{3,}", f"{asked.subject} {' '.join(asked.topics)}".lower()) if w not in _PLAIN]
+    return not words or any(w.rstrip("s")[:6] in whole for w in words)
+
+
+_PLAIN = frozenset("the what did does say says said was were and for that this which with she her his him are has have last report about from all status how when".split())
 
 
 def _named(topic: str, records: str) -> bool:

@@ -56,7 +56,7 @@ def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | N
         return None if quoted_order(asked, case) else "out_of_scope"
     if "order" in asked.intents and not (set(asked.intents) & OWN_WORK.keys() or _is_question(asked.english)):
         return "order"
-    if not (asked.intents or asked.rules or asked.premise or asked.organ) and max(asked.tools.values(), default=0.0) < NEAR:
+    if not (asked.intents or asked.rules or asked.premise or asked.organ or asked.absent) and max(asked.tools.values(), default=0.0) < NEAR:
         return "out_of_scope"
     wants_case = set(asked.intents) & _ABOUT_A_CASE
     if case is None and wants_case and not (set(asked.intents) & {"guideline", "contrast"} or asked.rules):
@@ -115,10 +115,12 @@ def undefined_here(asked: Understanding, case: dict[str, Any] | None) -> bool:
 def _all_calls(asked: Understanding, case: dict[str, Any] | None, tools: Sequence[dict[str, Any]]) -> list[Call]:
     names = _names(asked, case)
     rules = _rules(asked, case)
-    for call in rules:
-        names += producers(call.arguments["guideline"], asked, case, call.arguments["facts"])
+    for call in rules if not _bare_guideline(asked) else []:
+        brings = producers(call.arguments["guideline"], asked, case, call.arguments["facts"])
+        names += [b for b in brings if "report" not in asked.intents or b in ("retrieve_reports", "patient_record")]
     if set(asked.intents) & {"guideline", "contrast"} and not asked.counterfactual:
-        names.append("search_guidelines")
+        if "guideline" in asked.intents or re.search(r"gadolin|contrast|iodin|safe|nsf", asked.english, re.I):
+            names.append("search_guidelines")
         if case and case.get("records") and "contrast" not in asked.intents and not _bare_guideline(asked):
             names.append("patient_record")
     calls: list[Call] = []
@@ -145,8 +147,6 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
         intents.discard("finding")
     if intents & {"report"}:
         intents -= {"count", "finding", "see"} if "draft" not in intents else set()
-        if not _also_measured(asked):
-            intents -= {"size", "where", "type", "growth"} - ({"growth"} if asked.rules else set())
     if "who_cns_2021_glioma" in asked.rules or asked.rules and not intents & {"cancer"}:
         intents -= {"type", "where"} if not re.search(r"\bwhere\b", asked.english, re.I) else {"type"}
     if asked.rules and not asked.counterfactual:
@@ -171,14 +171,9 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
     return found
 
 
-def _also_measured(asked: Understanding) -> bool:
-    """True where a question on a report also wants the images looked at."""
-    return bool(re.search(r"\band (how|what is|measure|give|is)|\bagainst the images|\bimages? (agree|match|confirm)", asked.english, re.I))
-
-
 def _bare_guideline(asked: Understanding) -> bool:
     """True for a question on what guidelines say in general, about nobody."""
-    general = re.search(r"\bguidelines? (say|recommend|on|for|about)|\baccording to (the )?\w+ guideline|\bwhat does (who|acr|easl|eano|nccn|esmo|astro|fleischner)\b", asked.english, re.I)
+    general = re.search(r"\bguidelines? (say|recommend|on|for|about)|\baccording to (the )?\w+ guideline|\b(what )?do(es)? (the )?(who|acr|easl|aasld|eano|nccn|esmo|astro|fleischner|bts|eau|aua|iaslc)\b", asked.english, re.I)
     return bool(general) and not re.search(r"\b(her|him|his|this|she|he|our|the patient)\b", asked.english, re.I)
 
 
@@ -318,6 +313,10 @@ def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
     marker = re.search(r"\bmgmt\b", asked.english, re.I)
     if "guideline" in asked.intents and (glioblastoma or marker) and not asked.rules and "contrast" not in asked.intents:
         names.append("gbm_mgmt_stupp")
+    elif "guideline" in asked.intents and not names and re.search(r"nsclc|lung|adenocarcinoma", _case_words(case), re.I) and re.search(
+        r"\bfirst[\s-]line|\boptions?\b|\btreat|\btherap|\bstart\b|\bpembro|\bosimert", asked.english, re.I
+    ) and re.search(r"pd-?l1|egfr|alk|kras|ngs|nsclc|non-small|adenocarcinoma", " ".join([records, *(str(r.get("title")) for r in (case or {}).get("reports", []))]), re.I):
+        names.append("nsclc_first_line")
     elif "draft" in asked.intents and "summary" in {*asked.intents, *_board(asked)} and not names:
         organ = next((d for d, p in DISEASES.items() if re.search(p, f"{asked.english} {_case_words(case)}", re.I)), None)
         if organ in STAGES:

@@ -13,6 +13,7 @@ from agent.planner.cues import (
     CORRECTION,
     CUES,
     MODALITIES,
+    NAMED,
     PRONOUN,
     RULE_CUES,
     SEQUENCES,
@@ -124,8 +125,12 @@ class Reader:
         )  # fmt: skip
         if history:
             asked = self._after(asked, history, case, tools, names)
-        asked = replace(asked, organ=None if asked.rules or "guideline" in asked.intents else asked.organ)
-        if set(asked.intents) & ON_IMAGES and not asked.rules and not asked.premise and not asked.organ and "guideline" not in asked.intents:
+        if asked.rules or {"guideline", "draft", "check"} & set(asked.intents):
+            asked = replace(asked, organ=None)
+        if {"draft", "check", "summary"} & set(asked.intents):
+            asked = replace(asked, premise=None)
+        elsewhere = {"guideline", "contrast", "report", "planning", "record", "hostile", "order"}
+        if not asked.rules and not asked.premise and not asked.organ and not set(asked.intents) & elsewhere:
             asked = replace(asked, absent=_absent(english, asked.month, case))
         return replace(asked, ask_back=_several(asked, case))
 
@@ -185,7 +190,7 @@ _FIELD = ("nodule", "lesion", "tumour", "tumor", "metastasis", "metastases", "vo
 """Words of the field that slips are mended towards, beside those of the cues."""
 
 
-def _rules(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:
+def _rules(english: str, case: dict[str, Any] | None = None) -> tuple[str, ...]:
     """Rules that the question asks for; of two readings of the same words the narrower one."""
     found = [n for n, p in RULE_CUES.items() if re.search(p, english, re.I)]
     if "bi_rads" in found and re.search(r"\b(concord|contradict|consistent|fit|match)|routine (screening|follow)", english, re.I):
@@ -226,8 +231,22 @@ def _texts(case: dict[str, Any] | None) -> str:
     return " ".join([*known.get("records", []), *studies, *(str(r.get("title") or "") for r in known.get("reports", []))])
 
 
+_CLAUSES = re.compile(r"[?;.!]\s+|,\s*(?:and|but|then)?\s*|\s+(?:and|but|then)\s+(?=what|how|is|are|which|give|does|has|tell|measure|compare|where|who|why)")
+_SEEN = {"size", "where", "type", "count", "see", "finding", "growth"}
+"""Intents that a report's words bring along without meaning the images: what did the report say about the size?"""
+
+
 def _intents(english: str) -> tuple[str, ...]:
-    return tuple(n for n, p in CUES.items() if re.search(p, english, re.I))
+    """What is asked for; what a clause asks of a report isn't asked of the images."""
+    found = [n for n, p in CUES.items() if re.search(p, english, re.I)]
+    if "report" not in found:
+        return tuple(found)
+    elsewhere: set[str] = set()
+    for clause in _CLAUSES.split(english):
+        named = {n for n, p in CUES.items() if clause and re.search(p, clause, re.I)}
+        if "report" not in named:
+            elsewhere |= named
+    return tuple(n for n in found if n not in _SEEN or n in elsewhere)
 
 
 def _leans(english: str, asked: Understanding) -> bool:
@@ -284,9 +303,20 @@ def _topics(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:
         words = [w for w in re.findall(r"\w{4,}", name.lower()) if w not in ("status", "level", "serum")]
         if words and words[0] in lowered and not named:
             named.append(name)
-    if not named and re.search(r"\bdrugs?\b|\bmeds\b|\banticoag|\bblood thinner|\bsteroid|\bdex", lowered):
+    if not named and (asked := _UNKNOWN.search(english)):
+        named.append(next(g for g in asked.groups() if g).lower())
+    if re.search(r"\bdrugs?\b|\bmeds\b|\banticoag|\bblood thinner|\bsteroid|\bdex", lowered):
         named.append("medications")
     return tuple(dict.fromkeys(named))
+
+
+_UNKNOWN = re.compile(
+    r"\b(?:is|are) (?:it|this|she|he|the tumou?r) (\w[\w-]+) (?:positive|negative|mutated|mutant|amplified)|\b(\w[\w-]+) (?:status|score|level|value|count)\b"
+    r"|\bwhat (?:is|are|was|were) (?:the |her |his |their |current |latest )*([a-z][\w-]{2,}(?: [\w-]+)?)\s*(?:\?|$| in | now)|^(?:latest |current |the )?([a-z][\w-]{2,})\s*\?*$"
+    r"|\b(radiotherapy|chemotherapy|gleason|meld|calcitonin|brca|ros1|ki-?67|tsh)\b",
+    re.I,
+)
+"""The thing that a question on the record names, where it is none of the known topics."""
 
 
 def _subject(english: str) -> str:
@@ -308,9 +338,7 @@ def _site(english: str, case: dict[str, Any] | None) -> tuple[str | None, str | 
     texts = _texts(case).lower()
     for match in SITE.finditer(english):
         site, disease = match.group(1).lower(), match.group(2)
-        if disease == "function" or SITES[site] in parts or site.upper() in parts or (site in texts and not disease):
-            continue
-        if disease and re.search(rf"\b{site}\w*\b.{{0,12}}\b{disease[:4]}|\b{disease[:4]}\w*.{{0,12}}\b{site}", texts):
+        if disease == "function" or SITES[site] in parts or site.upper() in parts or site in texts:
             continue
         return (match.group(0) if disease else None), (None if disease else site)
     return None, None
@@ -330,7 +358,7 @@ def _absent(english: str, month: str | None, case: dict[str, Any] | None) -> str
     for modality, pattern in MODALITIES.items():
         match = re.search(pattern, english, re.I)
         if match and modality not in have and not re.search(pattern, told, re.I) and not re.search(r"\b(report|recommend|need|should|could|instead|offer|order)\b", english, re.I):
-            return match.group(0)
+            return NAMED[modality]
     listed = {str(q.get("sequence") or "").upper() for s in studies for q in s["series"]}
     if listed - {""}:
         for name, pattern in SEQUENCES.items():
