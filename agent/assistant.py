@@ -75,9 +75,9 @@ class Assistant:
             return None
         return open_case(self.archive, conversation.patient_id, conversation.study_ids)
 
-    async def ask(self, conversation_id: str, text: str, images: Sequence[str] = ()) -> Answer:
+    async def ask(self, conversation_id: str, text: str, images: Sequence[str] = (), history: Sequence[str] = ()) -> Answer:
         """The whole answer. Raises AgentError."""
-        async with aclosing(self.stream(conversation_id, text, images)) as events:
+        async with aclosing(self.stream(conversation_id, text, images, history)) as events:
             async for event in events:
                 if event.name == "answer":
                     return Answer.model_validate(event.data)
@@ -88,7 +88,7 @@ class Assistant:
     ) -> AsyncGenerator[Event]:
         """The answer in the making; the last event is `answer`. Leaving the iteration stops the work, unless it may `linger`.
 
-        `history` are earlier questions of a chat that another client keeps; they count where the conversation is new.
+        `history` are earlier questions and answers, in turn, of a chat that another client keeps; they count where the conversation is new.
         """
         question = _checked(text)
         conversation = self.memory.conversation(conversation_id)
@@ -165,7 +165,7 @@ class Assistant:
         seen = [m.content for m in known.get("messages", []) if m.additional_kwargs.get("step") == "case"]
         messages = [*_closed(known.get("messages", [])), *messages]
         if not known.get("messages"):
-            messages = [SystemMessage(prompt("system")), *(HumanMessage(h) for h in history), *messages]
+            messages = [SystemMessage(prompt("system")), *_told(history), *messages]
         if inventory not in seen[-1:]:
             messages.insert(len(messages) - 1, HumanMessage(inventory, additional_kwargs={"step": "case"}))
         state = await self._graph.ainvoke({"messages": messages, "rounds": 0, "left_out": []}, config, context=turn)
@@ -195,6 +195,11 @@ class Assistant:
                 tools={n: t.card.version for n, t in tool_types().items() if n in {s.tool for s in turn.steps}},
             ),
         )  # fmt: skip
+
+
+def _told(history: Sequence[str]) -> list[AnyMessage]:
+    """Another client's chat: questions and answers in turn. What it says was answered is taken as words, not as evidence."""
+    return [AIMessage(text) if number % 2 else HumanMessage(text) for number, text in enumerate(history)]
 
 
 def _closed(messages: Sequence[AnyMessage]) -> list[AnyMessage]:
@@ -245,7 +250,7 @@ def _merged(missing: Sequence[Missing]) -> list[Missing]:
 
 def _text(draft: Draft, missing: Sequence[Missing], conflicts: Sequence[Conflict], abstained: bool, language: str) -> str:
     lines = [f"{s.text} {_marks(s.evidence)}" for s in draft.statements]
-    if abstained:
+    if abstained or draft.lead:
         lines.insert(0, draft.lead or nothing_line(language))
     lines += [conflict_line(language, c.statements, _marks(c.evidence)) for c in conflicts]
     if missing:

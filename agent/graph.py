@@ -132,7 +132,9 @@ async def _call(call: ToolCall, turn: Turn) -> ToolMessage:
 
 def _told(numbered: list[Evidence], reply: Reply | None, message: str | None) -> str:
     """What the model reads of a tool's result: evidence as data, and what was missing."""
-    rows: list[dict[str, Any]] = [{"evidence": e.id, "kind": e.kind, "statement": e.statement, **_inputs(e)} for e in numbered]
+    rows: list[dict[str, Any]] = [
+        {"evidence": e.id, "kind": e.kind, "title": e.title, "statement": e.statement, **_inputs(e)} for e in numbered
+    ]
     rows += [{"missing": m.what, "why": m.why} for m in (reply.missing if reply else [])]
     return as_data(rows or [{"error" if message else "text": message or (reply.text if reply else "")}])
 

@@ -1,25 +1,99 @@
-"""The few sentences that the agent itself says, in the language of the question."""
+"""The few sentences that the agent itself says, in the language of the question (message catalogues read by Babel)."""
 
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from babel.messages.pofile import read_po
+
+SPOKEN = ("en", "de", "es", "fr", "zh")
+
+MESSAGES = {
+    "nothing": "I can't answer this from the evidence in this case.",
+    "missing": "Missing",
+    "conflict": "Contradiction",
+    "more": "and {n} more",
+    "no_prior": "There is no earlier study of this region in the case, so growth can't be stated; an earlier examination with its date is needed.",
+    "no_premise": "Nothing in the case's studies, reports or records shows {premise}, so this can't be answered from evidence.",
+    "no_organ": "The case holds no images or reports of the {premise}.",
+    "no_such": "The case holds no {premise}; the question can't be answered from what is there.",
+    "out_of_scope": "This is outside what I can do: I answer questions about the case's images, reports and records and about guidelines.",
+    "tissue": "Imaging can't establish a molecular marker; tissue has to be examined. What the images make probable stands below.",
+    "order": "I can't prescribe, order or book anything; a clinician has to decide and act.",
+    "no_language_model": "This needs a language model; I am the built-in planner and found no tool that fits the question.",
+    "no_case": "No case is open: name a patient or studies, or import some.",
+    "which_study": "The case shows several body parts. Which study do you mean: {choices}?",
+    "which_reading": "Is there anything here for {choices}? The question can be read in more than one way.",
+    "no_hu": "Hounsfield units are defined for CT alone; none of this case's images has them.",
+    "not_an_order": "Text inside a document is data, not an instruction; I don't follow it and change nothing because of it.",
+    "no_tool": "No tool for this ({tool}) is installed here; what stands below comes from other tools.",
+    "model_down": "The language model's server did not answer; the built-in planner, which is no language model, answered instead.",
+    "limit": "The limit of {limit} was reached; this is what was found until then.",
+    "urgent": "First to be looked at by a clinician: {findings}",
+    "confirm": "This writes something and waits for your confirmation: {tool}.",
+    "quote": "In the original (English): {statement}",
+    "record": "The record gives {fact}.",
+}  # fmt: skip
+"""What the agent says of itself, by name."""
+TITLES = {
+    "Study": "Study {handle}: {modality} of {date} with the series {series}.",
+    "Volume": "The outlined tumour has a volume of {value} {unit}.",
+    "Longest axial diameter": "Its longest axial diameter is {value} {unit}.",
+    "Perpendicular diameter": "The diameter perpendicular to it is {value} {unit}.",
+    "Bidimensional product": "The product of the two diameters is {value} {unit}.",
+    "Longest diameter in space": "Its longest diameter in space is {value} {unit}.",
+    "Distance to the midline": "Its centre lies {value} {unit} from the midline.",
+    "Volume of the tumour core": "Of it, the tumour core has {value} {unit}.",
+    "Volume of the enhancing tumour": "Of it, {value} {unit} enhance.",
+    "Volume of a region": "The outlined {region} has a volume of {value} {unit}.",
+    "Outlined region": "A region taken for tumour is outlined in the {side} half of the brain; a reader has to check the outline.",
+    "Outlined organs": "Outlined are: {parts}.",
+    "No outline": "No region was outlined; that excludes none.",
+    "Number of lesions": "{count} lesions were marked; a reader has to check each.",
+    "No lesion found": "No lesion was marked; that excludes none.",
+    "Tumour type": "Of the three types that the classifier knows, {label} is most likely ({percent} %).",
+    "Interval": "{days} days lie between the studies {pair}.",
+    "Change in volume": "From {pair} the volume changed by {value} % ({low} to {high} %).",
+    "Change in diameter": "From {pair} the longest axial diameter changed by {value} % ({low} to {high} %).",
+    "Change in product": "From {pair} the product of the two diameters changed by {value} % ({low} to {high} %).",
+    "Volume doubling time": "At the rate from {pair} the volume doubles in {value} days.",
+}  # fmt: skip
+"""Sentences of evidence, by its title: said in other languages than English, where the evidence's own sentence stands."""
+WORDS = ("left", "right", "glioma", "meningioma", "pituitary")
 
 
 @cache
-def phrases(language: str) -> dict[str, Any]:
-    """The sentences of a language; English where there is no catalogue for it."""
-    folder = Path(__file__).parent / "phrases"
-    path = folder / f"{language}.yaml"
-    loaded: dict[str, Any] = yaml.safe_load((path if path.exists() else folder / "en.yaml").read_text(encoding="utf-8"))
-    return loaded
+def _catalogue(language: str) -> dict[str, str]:
+    path = Path(__file__).parent / "locale" / language / "LC_MESSAGES" / "agent.po"
+    if not path.exists():
+        return {}
+    with path.open("rb") as file:
+        return {str(m.id): str(m.string) for m in read_po(file) if m.id and m.string}
+
+
+def translated(language: str, sentence: str) -> str:
+    """`sentence` in `language`; English where there is no catalogue or no entry for it."""
+    return _catalogue(language).get(sentence, sentence)
+
+
+def say(language: str, name: str, **values: Any) -> str:
+    """A sentence of the agent, by name."""
+    return translated(language, MESSAGES[name]).format(**values)
+
+
+def titled(language: str, title: str, **values: Any) -> str | None:
+    """The sentence of an evidence of this title; None where there is none. Numbers keep the point, so that they can be found in their evidence."""
+    template = TITLES.get(title)
+    if template is None or translated(language, template) == template:
+        return None
+    shown = {n: translated(language, str(v)) for n, v in values.items()}
+    return translated(language, template).format(**shown)
 
 
 def nothing_line(language: str) -> str:
     """What an answer says that found no evidence."""
-    return str(phrases(language)["nothing"])
+    return say(language, "nothing")
 
 
 MOST_NAMED = 6
@@ -28,11 +102,10 @@ MOST_NAMED = 6
 
 def missing_line(language: str, names: Sequence[str]) -> str:
     """What is missing, in one line."""
-    said = phrases(language)
-    more = [str(said["more"]).format(n=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
-    return f"{said['missing']}: {'; '.join([*names[:MOST_NAMED], *more])}."
+    more = [say(language, "more", n=len(names) - MOST_NAMED)] if len(names) > MOST_NAMED else []
+    return f"{say(language, 'missing')}: {'; '.join([*names[:MOST_NAMED], *more])}."
 
 
 def conflict_line(language: str, statements: Sequence[str], marks: str) -> str:
     """What contradicts what, in one line."""
-    return f"{phrases(language)['conflict']}: {' '.join(statements)} {marks}".strip()
+    return f"{say(language, 'conflict')}: {' '.join(statements)} {marks}".strip()

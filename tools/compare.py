@@ -87,7 +87,9 @@ class CompareStudies(CaseTool):
         points = [self._point(s, arguments.target) for s in studies]
         facts: list[Fact] = []
         missing: list[Missing] = []
-        pairs = [(points[0], points[-1])] if len(points) == 2 else [*zip(points, points[1:], strict=False), (points[0], points[-1])]
+        pairs = (
+            [(points[0], points[-1])] if len(points) == 2 else [*zip(points, points[1:], strict=False), (points[0], points[-1])]
+        )
         for before, after in pairs:
             facts += _changes(before, after)
             missing += _unlike(before, after)
@@ -103,10 +105,14 @@ class CompareStudies(CaseTool):
             chosen = [s for s in images if newest is not None and s.body_part == newest.body_part and s.date]
         parts = sorted({s.body_part or "not stated" for s in chosen})
         if len(parts) > 1:
-            raise NotApplicable(f"the studies show different body parts ({', '.join(parts)})", "name two studies of one body part")
+            raise NotApplicable(
+                f"the studies show different body parts ({', '.join(parts)})", "name two studies of one body part"
+            )
         undated = [s.handle for s in chosen if not s.date or len(s.date) != 10]
         if undated:
-            raise NotApplicable(f"{', '.join(undated)} has no whole date, so change over time can't be stated", "give the study a date")
+            raise NotApplicable(
+                f"{', '.join(undated)} has no whole date, so change over time can't be stated", "give the study a date"
+            )
         chosen = sorted(chosen, key=lambda s: s.date or "")
         if len({s.date for s in chosen}) < 2:
             raise NotApplicable("there are no two dated studies of this region", "add an earlier examination with its date")
@@ -118,13 +124,17 @@ class CompareStudies(CaseTool):
         part = done.part(region)
         assert part is not None
         if not part.array.any():
-            raise NotApplicable(f"no {region.name} was outlined on {study.handle}, so there is nothing to compare", "check by eye")
+            raise NotApplicable(
+                f"no {region.name} was outlined on {study.handle}, so there is nothing to compare", "check by eye"
+            )
         others = sides(done, region, part, None)
         return _Point(study, date.fromisoformat(study.date or ""), done, Sizes.of(axial(part)), others, region)
 
 
 def _value(sizes: Sizes, quantity: str) -> float:
-    return {"volume": sizes.volume_ml, "diameter": sizes.plane.long_mm, "product": sizes.plane.long_mm * sizes.plane.short_mm}[quantity]
+    return {"volume": sizes.volume_ml, "diameter": sizes.plane.long_mm, "product": sizes.plane.long_mm * sizes.plane.short_mm}[
+        quantity
+    ]
 
 
 def _step(point: _Point, quantity: str) -> float:
@@ -175,4 +185,3 @@ def _unlike(before: _Point, after: _Point) -> list[Missing]:
         found.append(Missing(what="the same sequences in both studies", why="the outlines were made from different sequences",
                              would_change="change could be told from the outline's own"))  # fmt: skip
     return found
-

@@ -41,6 +41,9 @@ class ReportArguments(BaseModel):
     )
     until: str | None = Field(None, description="Only reports up to this date.", pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")
     body_part: str | None = Field(None, max_length=40, description="Only reports on this body part (chest, brain …).")
+    whole: bool = Field(
+        False, description="True for what the reports say as a whole (conclusion or findings), whatever the query."
+    )
     recommendations: bool = Field(False, description="True for what reports recommend or schedule, whatever the query.")
 
 
@@ -76,6 +79,8 @@ class RetrieveReports(CaseTool):
         search = self.bench.resources.records
         if arguments.recommendations:
             hits = search.recommendations(reports)
+        elif arguments.whole:
+            hits = search.gist(reports)
         else:
             hits = search.sentences(arguments.query, reports, section=arguments.section)
         if not hits:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agent.planner import steps
 from agent.planner.phrasing import written
-from agent.planner.steps import Call
+from agent.planner.steps import Call, Given
 from agent.planner.understand import Reader, Turn, Understanding
 from knowledge.guidelines.minilm import MiniLM
 from knowledge.guidelines.rules import RULES
@@ -59,7 +59,7 @@ class BuiltinPlanner(BaseChatModel):
             return AIMessage("")
         done = _calls_of(since)
         calls = steps.wanted(asked, case, tools, _premise_found(since))
-        calls = steps.linked(calls, done, _measured(since))
+        calls = steps.linked(calls, done, _given(since))
         after = {t["name"]: t["needs"]["after"] for t in tools}
         now = steps.due(calls, done, after)
         return AIMessage(
@@ -107,7 +107,9 @@ def _plain(since: Sequence[BaseMessage]) -> str:
 
 def _computed(since: Sequence[BaseMessage]) -> dict[str, dict[str, Any]]:
     """Inputs of the rules that were computed, by rule."""
-    lines = [line for m in since if isinstance(m, ToolMessage) and m.name == "apply_guideline" for line in str(m.content).splitlines()]
+    lines = [
+        line for m in since if isinstance(m, ToolMessage) and m.name == "apply_guideline" for line in str(m.content).splitlines()
+    ]
     rows = [json.loads(line) for line in lines if line.startswith('{"evidence"')]
     return {str(r["rule"]): dict(r["inputs"]) for r in rows if "rule" in r}
 
@@ -126,11 +128,11 @@ def _results(since: Sequence[BaseMessage]) -> dict[str, list[str]]:
     return found
 
 
-def _measured(since: Sequence[BaseMessage]) -> list[tuple[str, str]]:
-    """Number and statement of what `measure` gave."""
-    lines = [line for m in since if isinstance(m, ToolMessage) and m.name == "measure" for line in str(m.content).splitlines()]
-    rows = [json.loads(line) for line in lines if line.startswith('{"evidence"')]
-    return [(str(r["evidence"]), str(r["statement"])) for r in rows]
+def _given(since: Sequence[BaseMessage]) -> list[Given]:
+    """What tools gave since the question, in order."""
+    lines = [(m.name or "", line) for m in since if isinstance(m, ToolMessage) for line in str(m.content).splitlines()]
+    rows = [(tool, json.loads(line)) for tool, line in lines if line.startswith('{"evidence"')]
+    return [Given(tool, str(r["evidence"]), str(r.get("title", ""))) for tool, r in rows]
 
 
 def _premise_found(since: Sequence[BaseMessage]) -> bool:

@@ -26,7 +26,10 @@ def producers(name: str, asked: Understanding, case: dict[str, Any] | None, fact
     unsettled = bool(outcome.missing) and outcome.category is None
     lacking = {n for n in spec if n not in facts}
     numbers = any(isinstance(v, int | float) and not isinstance(v, bool) for v in facts.values())
-    told_change = name in RESPONSE and len([n for n in facts if re.search(r"_(nadir|current|baseline)_|_[12]_|nadir_sum|current_sum", n)]) >= 2
+    told_change = (
+        name in RESPONSE
+        and len([n for n in facts if re.search(r"_(nadir|current|baseline)_|_[12]_|nadir_sum|current_sum", n)]) >= 2
+    )
     images, several = has_images(case), several_dates(case)
     found: list[str] = []
     staged = name in STAGES.values()
@@ -43,9 +46,14 @@ def producers(name: str, asked: Understanding, case: dict[str, Any] | None, fact
         found.append("retrieve_reports")
     names = " ".join(case.get("records", []))
     relevant = any(recordable(n, names) for n in lacking)
-    if case.get("records") and (relevant or (staged and re.search(r"pd-?l1|egfr|patholog|histolog|ngs|gene", names, re.I))):
-        found.append("patient_record")
-    elif unsettled and not numbers and not case.get("records") and not case.get("reports") and any(recordable(n, None) for n in lacking) and name not in NODULE:
+    if (case.get("records") and (relevant or (staged and re.search(r"pd-?l1|egfr|patholog|histolog|ngs|gene", names, re.I)))) or (
+        unsettled
+        and not numbers
+        and not case.get("records")
+        and not case.get("reports")
+        and any(recordable(n, None) for n in lacking)
+        and name not in NODULE
+    ):
         found.append("patient_record")
     return list(dict.fromkeys(found))
 

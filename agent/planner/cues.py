@@ -84,7 +84,10 @@ RULE_CUES: dict[str, str] = {
     "nsclc_first_line": r"\b(nsclc|non-small|lung (adeno)?c\w*|egfr|alk|pd-?l1|kras|ros1)\b.*\b(first[\s-]line|treat\w*|therap\w*|options?|osimertinib|pembrolizumab|immunotherapy)\b",
 }  # fmt: skip
 
-STAGING = re.compile(r"\btnm\b|\bstag(e|es|ing)( group)?\b(?! iv\b)|\b[tnm] (stage|category|descriptor)\b|\b[cp]?t[0-4][a-d]?,? ?n[0-3][a-c]?,? ?m[01x]", re.I)
+STAGING = re.compile(
+    r"\btnm\b|\bstag(e|es|ing)( group)?\b(?! iv\b)|\b[tnm] (stage|category|descriptor)\b|\b[cp]?t[0-4][a-d]?,? ?n[0-3][a-c]?,? ?m[01x]",
+    re.I,
+)
 """Asks for a stage; which rule gives it depends on the organ."""
 STAGES = {"lung": "tnm_lung_9", "breast": "tnm_breast_8", "kidney": "tnm_kidney_8", "lymphoma": "lugano_2014_stage"}
 """Organ or disease -> the rule that stages it."""
@@ -97,7 +100,9 @@ SITES = {"liver": "ABDOMEN", "hepatic": "ABDOMEN", "lung": "CHEST", "pulmonary":
 SITE = re.compile(
     rf"\b({'|'.join(SITES)})s?\b(?:\s+(metasta\w*|mets|lesions?|nodules?|tumou?rs?|cysts?|mass(?:es)?|cancer|function))?", re.I
 )
-PRONOUN = re.compile(r"^(and|but|no|not|what about|how about|sorry|actually|i meant?)\b|\b(it|that|this|its|them|those|same)\b", re.I)
+PRONOUN = re.compile(
+    r"^(and|but|no|not|what about|how about|sorry|actually|i meant?)\b|\b(it|that|this|its|them|those|same)\b", re.I
+)
 CORRECTION = re.compile(r"^(no|not|nope|sorry|actually|wrong|i meant?)\b[,. ]", re.I)
 
 MODALITIES = {"PT": r"\bpet\b|\bpet-?ct\b|\bsuv\b", "MR": r"\bmri?s?\b|\bmagnetic resonance\b", "CT": r"\bcts?\b(?!-?guided)", "US": r"\bultraso(und|nic)\b|\bsonogra",

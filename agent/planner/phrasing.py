@@ -3,21 +3,26 @@
 import re
 from typing import Any
 
-from agent.language import phrases
+from agent.language import say, titled
 from agent.planner import steps
-from agent.planner.chains import several_dates
+from agent.planner.chains import imaged, several_dates
 from agent.planner.understand import Understanding
 
 MAX_PASSAGES = 3
 """Guideline passages in one answer; more are noise."""
+MAX_ASIDE = 2
+"""Quotes of reports in an answer that asked for something else."""
 _FIRST = {"planning": ["patient_record", "apply_guideline"],
           "contrast": ["apply_guideline", "patient_record", "search_guidelines"],
+          "explain": ["apply_guideline"], "change": ["apply_guideline"],
           "guideline": ["apply_guideline", "search_guidelines", "patient_record"],
+          "growth": ["compare_studies", "measure", "list_studies"],
           "summary": ["list_studies", "retrieve_reports", "patient_record"],
+          "count": ["detect", "segment", "measure"],
           "see": ["list_studies", "segment", "measure"], "size": ["measure", "segment"]}  # fmt: skip
 """Whose evidence leads the answer, by what was asked."""
-_ORDER = ["retrieve_reports", "patient_record", "list_studies", "segment", "measure", "detect", "classify", "radiomics", "look", "explain_image_metadata",
-          "apply_guideline", "search_guidelines"]  # fmt: skip
+_ORDER = ["retrieve_reports", "patient_record", "list_studies", "segment", "measure", "compare_studies", "detect", "classify", "radiomics", "look",
+          "explain_image_metadata", "apply_guideline", "search_guidelines"]  # fmt: skip
 _CM = {"mm": ("cm", 0.1), "mm2": ("cm²", 0.01), "mL": ("cm³", 1.0)}
 """Shown unit and factor where centimetres are wished (1 mL is 1 cm³)."""
 
@@ -25,26 +30,57 @@ _CM = {"mm": ("cm", 0.1), "mm2": ("cm²", 0.01), "mL": ("cm³", 1.0)}
 def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[str, dict[str, Any]],
             results: dict[str, list[str]]) -> dict[str, Any]:  # fmt: skip
     """A draft: statements with evidence ids, what is missing, whether it abstains and why."""
-    said = phrases(asked.language)
+    spoken = asked.language
     why = None if results else steps.refusal(asked, case)
     if why:
-        return {"statements": [], "missing": [], "abstained": True, "lead": said[why]}
-    if asked.premise and not (results.get("patient_record") or results.get("retrieve_reports")):
-        missing = {"what": asked.premise, "why": "no study, report or record of the case shows it",
-                   "would_change": "whether and how it can be treated"}  # fmt: skip
-        return _abstain(said["no_premise"].format(premise=asked.premise), missing)
-    if asked.organ:
-        missing = {"what": f"images or reports of the {asked.organ}", "why": "the case holds none",
-                   "would_change": "the question could be answered"}  # fmt: skip
-        statements = _statements(asked, evidence, results)
-        return {**_abstain(said["no_organ"].format(premise=asked.organ), missing), "statements": statements}
+        return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, why)}
+    if "hostile" in asked.intents:
+        return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, "not_an_order")}
     statements = _statements(asked, evidence, results)
-    if "growth" in asked.intents and not asked.rules and not several_dates(case):
-        missing = {"what": "an earlier examination of the same region", "why": "the case holds one study only",
-                   "would_change": "growth or response could be measured"}  # fmt: skip
-        return {**_abstain(said["no_prior"], missing), "statements": statements}
-    lead = "" if statements else (said["nothing"] if results else said["no_language_model"])
+    if asked.premise and not (results.get("patient_record") or results.get("retrieve_reports")):
+        missing = _lack(asked.premise, "no study, report or record of the case shows it", "whether and how it can be treated")
+        return _abstain(say(spoken, "no_premise", premise=asked.premise), missing)
+    if asked.organ:
+        missing = _lack(f"images or reports of the {asked.organ}", "the case holds none", "the question could be answered")
+        return {**_abstain(say(spoken, "no_organ", premise=asked.organ), missing), "statements": statements}
+    if asked.absent:
+        missing = _lack(asked.absent, "the case holds none", "the question could be answered")
+        return {**_abstain(say(spoken, "no_such", premise=asked.absent), missing), "statements": statements}
+    if asked.ask_back:
+        choices = "; ".join(
+            f"{s['handle']} ({'/'.join(s['modality'])} {str(s.get('body_part') or '').lower()}, {s.get('date') or '?'})"
+            for s in imaged(case)
+        )
+        return {"statements": statements, "missing": [], "abstained": False, "lead": say(spoken, "which_study", choices=choices)}
+    if steps.undefined_here(asked, case):
+        missing = _lack("a CT of the region", "the case's images have no Hounsfield units", "attenuation could be measured")
+        return {**_abstain(say(spoken, "no_hu"), missing), "statements": statements}
+    if "growth" in asked.intents and not asked.rules and not several_dates(case) and "list" not in asked.intents:
+        missing = _lack(
+            "an earlier examination of the same region", "the case holds one study only", "growth or response could be measured"
+        )
+        return {**_abstain(say(spoken, "no_prior"), missing), "statements": statements}
+    if unproven(asked, results):
+        missing = _lack(
+            "tissue with molecular markers", "imaging gives a probability, never the marker itself", "the marker would be known"
+        )
+        return {**_abstain(say(spoken, "tissue"), missing), "statements": statements}
+    lead = "" if statements else say(spoken, "nothing" if results else "no_language_model")
+    wants = [t for i, t in steps.OWN_WORK.items() if i in asked.intents and t not in results]
+    if wants:
+        lead = say(spoken, "no_tool", tool=wants[0])
     return {"statements": statements, "missing": [], "abstained": not statements, "lead": lead}
+
+
+def unproven(asked: Understanding, results: dict[str, list[str]]) -> bool:
+    """True where a molecular marker was asked for and only the images' probable type was found."""
+    asks_marker = "record" in asked.intents and re.search(steps.MARKER, asked.english, re.I)
+    written_down = results.get("patient_record") or results.get("retrieve_reports")
+    return bool(asks_marker and "classify" in results and not written_down)
+
+
+def _lack(what: str, why: str, would_change: str) -> dict[str, str]:
+    return {"what": what, "why": why, "would_change": would_change}
 
 
 def _abstain(lead: str, missing: dict[str, str]) -> dict[str, Any]:
@@ -53,45 +89,73 @@ def _abstain(lead: str, missing: dict[str, str]) -> dict[str, Any]:
 
 def _statements(asked: Understanding, evidence: dict[str, dict[str, Any]], results: dict[str, list[str]]) -> list[dict[str, Any]]:
     chosen: list[str] = []
-    lead = next((_FIRST[i] for i in _FIRST if i in asked.intents), [])
+    lead = next((_FIRST[i] for i in _FIRST if i in asked.intents), ["apply_guideline"] if asked.rules else [])
+    sized = bool({"size", "growth", "count"} & set(asked.intents))
     for tool in dict.fromkeys([*lead, *_ORDER, *results]):
         ids = list(dict.fromkeys(results.get(tool, [])))
         if tool == "search_guidelines":
             ids = ids[:MAX_PASSAGES]
-        if tool == "measure" and "size" not in asked.intents and "growth" not in asked.intents:
+        if tool == "measure" and not sized:
             ids = ids[:2]
+        if tool == "retrieve_reports" and asked.rules and "report" not in asked.intents:
+            ids = ids[:MAX_ASIDE]
         chosen += [i for i in ids if i in evidence]
-    return [{"text": _sentence(asked, evidence[i]), "evidence": [i]} for i in dict.fromkeys(chosen)]
+    return [{"text": _sentence(asked, evidence[i]), "evidence": [i]} for i in dict.fromkeys(chosen)][:24]
 
 
 def _sentence(asked: Understanding, row: dict[str, Any]) -> str:
     value, unit = row.get("value"), row.get("unit")
+    told = str(row["statement"])
     if row["kind"] == "measurement" and isinstance(value, int | float):
-        shown, name = _in_unit(value, unit, asked.unit)
-        template = phrases(asked.language).get("titles", {}).get(row["title"])
-        if template:
-            return str(template.format(value=shown, unit=name))
-        # The evidence's own sentence writes the value with its unit: only that pair is exchanged.
-        spelled = {"mm2": "mm²"}.get(str(unit), unit)
-        told = str(row["statement"])
-        if not asked.unit:
-            return told
-        ends = row.get("interval") or []
-        span = f"{' to '.join(f'{e:g}' for e in ends)} {spelled}"
-        there = " to ".join(f"{_in_unit(e, unit, asked.unit)[0]} {name}" for e in ends)
-        return told.replace(f"{value:g} {spelled}", f"{shown} {name}", 1).replace(span, there)
+        said = _measured(asked, row, value, unit)
+        if said is not None:
+            return said
+        if asked.unit and asked.language == "en":
+            return _exchanged(told, value, unit, row.get("interval") or [], asked.unit)
     if asked.language == "en":
-        return str(row["statement"])
-    said = phrases(asked.language)
-    title = re.sub(r" [SR]\d+(\.\d+)?$", "", row["title"].split(":")[0])
-    if title in said["titles"] and isinstance(value, dict):
-        words = said["words"]
+        return told
+    if row["kind"] == "record":
+        return say(asked.language, "record", fact=told.removeprefix("The record gives ").rstrip("."))
+    title = re.sub(r" [SR]?\d+(\.\d+)?$", "", row["title"].split(":")[0])
+    if isinstance(value, dict):
         percent = round(100 * value["probability"]) if "probability" in value else ""
-        return str(said["titles"][title].format(side=words.get(value.get("side"), ""), percent=percent,
-                                                label=words.get(value.get("label"), value.get("label")), handle=value.get("handle"),
-                                                date=value.get("date") or "?", series=", ".join(value.get("series", [])),
-                                                modality="/".join(value.get("modalities", []))))  # fmt: skip
-    return str(said["quote"].format(statement=row["statement"]))
+        parts = ", ".join(f"{n} {v} mL" for n, v in value.get("parts_ml", {}).items())
+        said = titled(asked.language, title, side=value.get("side") or "", percent=percent, label=value.get("label"), handle=value.get("handle"),
+                      date=value.get("date") or "?", series=", ".join(value.get("series", [])), modality="/".join(value.get("modalities", [])),
+                      parts=parts, count=value.get("count", ""))  # fmt: skip
+        if said is not None:
+            return said
+    return say(asked.language, "quote", statement=told)
+
+
+def _measured(asked: Understanding, row: dict[str, Any], value: float, unit: str | None) -> str | None:
+    """A measurement in the asker's language; None in English, or where there is no sentence for it."""
+    if asked.language == "en":
+        return None
+    title = str(row["title"])
+    pair = re.search(r" (S\d+) to (S\d+)$", title)
+    low, high = [*(row.get("interval") or []), None, None][:2]
+    if pair:
+        spoken = {"pair": f"{pair.group(1)} → {pair.group(2)}", "value": value, "days": value, "low": low, "high": high}
+        return titled(asked.language, title[: pair.start()], **spoken)
+    shown, name = _in_unit(value, unit, asked.unit)
+    region = re.search(r"^Volume \((.+)\)$", title)
+    return titled(
+        asked.language,
+        "Volume of a region" if region else title,
+        value=shown,
+        unit=name,
+        region=region.group(1) if region else "",
+    )
+
+
+def _exchanged(told: str, value: float, unit: str | None, ends: list[float], wished: str) -> str:
+    """The evidence's own sentence with its value in another unit: only that pair and the interval are exchanged."""
+    spelled = {"mm2": "mm²"}.get(str(unit), unit)
+    shown, name = _in_unit(value, unit, wished)
+    span = f"{' to '.join(f'{e:g}' for e in ends)} {spelled}"
+    there = " to ".join(f"{_in_unit(e, unit, wished)[0]} {name}" for e in ends)
+    return told.replace(f"{value:g} {spelled}", f"{shown} {name}", 1).replace(span, there)
 
 
 def _in_unit(value: float, unit: str | None, wished: str | None) -> tuple[str, str]:

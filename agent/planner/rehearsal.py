@@ -21,7 +21,11 @@ def rehearse(case: dict[str, Any], history: list[dict[str, Any]], question: str)
     if steps.refusal(asked, inventory):
         return {"tools": [], "abstain": True, "language": asked.language}
     calls = steps.wanted(asked, inventory, offered, found=False)
-    return {"tools": list(dict.fromkeys(c.tool for c in calls)), "abstain": _abstains(asked, inventory, calls, case), "language": asked.language}
+    return {
+        "tools": list(dict.fromkeys(c.tool for c in calls)),
+        "abstain": _abstains(asked, inventory, calls, case),
+        "language": asked.language,
+    }
 
 
 @cache
@@ -86,7 +90,40 @@ def _told(asked: Understanding, case: dict[str, Any]) -> bool:
     return not words or any(w.rstrip("s")[:6] in whole for w in words)
 
 
-_PLAIN = frozenset("the what did does say says said was were and for that this which with she her his him are has have last report about from all status how when".split())
+_PLAIN = frozenset(
+    [
+        "the",
+        "what",
+        "did",
+        "does",
+        "say",
+        "says",
+        "said",
+        "was",
+        "were",
+        "and",
+        "for",
+        "that",
+        "this",
+        "which",
+        "with",
+        "she",
+        "her",
+        "his",
+        "him",
+        "are",
+        "has",
+        "have",
+        "last",
+        "report",
+        "about",
+        "from",
+        "all",
+        "status",
+        "how",
+        "when",
+    ]
+)
 
 
 def _named(topic: str, records: str) -> bool:

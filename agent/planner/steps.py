@@ -33,7 +33,7 @@ _TOOL_OF = {
     "where": ["segment"],
     "finding": ["retrieve_reports"],
     "type": ["classify"],
-    "cancer": ["detect", "segment", "classify", "measure"],
+    "cancer": ["classify"],
     "report": ["retrieve_reports"],
     "summary": ["list_studies", "retrieve_reports", "patient_record"],
     "metadata": ["explain_image_metadata"],
@@ -47,7 +47,7 @@ _TOOL_OF = {
 _ABOUT_A_CASE = {*_TOOL_OF, "growth", "record", "planning", "advised"}
 OWN_WORK = {"draft": "draft_report", "check": "check_report", "similar": "find_similar_cases", "quiz": "education_quiz"}
 """Intents that one tool alone serves: where it isn't offered, the answer says so."""
-_MARKER = r"\b(idh|mgmt|1p/?19q|tert|atrx|cdkn2a|egfr|alk|kras|braf|her-?2|pd-?l1|h3)\b"
+MARKER = r"\b(idh|mgmt|1p/?19q|tert|atrx|cdkn2a|egfr|alk|kras|braf|her-?2|pd-?l1|h3)\b"
 
 
 def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | None:
@@ -56,7 +56,10 @@ def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | N
         return None if quoted_order(asked, case) else "out_of_scope"
     if "order" in asked.intents and not (set(asked.intents) & OWN_WORK.keys() or _is_question(asked.english)):
         return "order"
-    if not (asked.intents or asked.rules or asked.premise or asked.organ or asked.absent) and max(asked.tools.values(), default=0.0) < NEAR:
+    if (
+        not (asked.intents or asked.rules or asked.premise or asked.organ or asked.absent)
+        and max(asked.tools.values(), default=0.0) < NEAR
+    ):
         return "out_of_scope"
     wants_case = set(asked.intents) & _ABOUT_A_CASE
     if case is None and wants_case and not (set(asked.intents) & {"guideline", "contrast"} or asked.rules):
@@ -65,15 +68,20 @@ def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | N
 
 
 def _is_question(english: str) -> bool:
-    return bool(re.match(r"(can|could|should|may) (i|we|she|he|they)\b|(is|are|what|which|when|how|why|does|do) (?!many mg)", english, re.I)) and not re.search(
-        r"\bwhat dose\b|\bexact dose\b|\bdose (should|shall)\b", english, re.I
-    )
+    return bool(
+        re.match(
+            r"(can|could|should|may) (i|we|she|he|they)\b|(is|are|what|which|when|how|why|does|do) (?!many mg)", english, re.I
+        )
+    ) and not re.search(r"\bwhat dose\b|\bexact dose\b|\bdose (should|shall)\b", english, re.I)
 
 
 def quoted_order(asked: Understanding, case: dict[str, Any] | None) -> bool:
     """True where the asker wants an instruction followed that stands in a document of the case: it is shown, and not followed."""
-    return case is not None and bool(case.get("reports")) and bool(re.search(r"\breport|\bdicom|\bdocument|\bletter|\bpdf\b|\bnote", asked.english, re.I)) and bool(
-        re.search(r"\bfollow|\bobey|\bdo (what|as)|\bsays?\b", asked.english, re.I)
+    return (
+        case is not None
+        and bool(case.get("reports"))
+        and bool(re.search(r"\breport|\bdicom|\bdocument|\bletter|\bpdf\b|\bnote", asked.english, re.I))
+        and bool(re.search(r"\bfollow|\bobey|\bdo (what|as)|\bsays?\b", asked.english, re.I))
     )
 
 
@@ -109,7 +117,9 @@ def _special(asked: Understanding, case: dict[str, Any] | None, found: bool) -> 
 def undefined_here(asked: Understanding, case: dict[str, Any] | None) -> bool:
     """True for Hounsfield units of images that have none."""
     images = imaged(case)
-    return bool(images and re.search(r"\bhounsfield|\bhu\b", asked.english, re.I)) and not any({"CT", "PT"} & set(s["modality"]) for s in images)
+    return bool(images and re.search(r"\bhounsfield|\bhu\b", asked.english, re.I)) and not any(
+        {"CT", "PT"} & set(s["modality"]) for s in images
+    )
 
 
 def _all_calls(asked: Understanding, case: dict[str, Any] | None, tools: Sequence[dict[str, Any]]) -> list[Call]:
@@ -143,11 +153,14 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
         intents -= {"report", "finding", "growth", "type", "metadata"}
         if "draft" in intents and "summary" not in intents and re.search(r"\bboard\b|\bsummary\b", asked.english, re.I):
             intents.add("summary")
-    if intents & {"count", "size", "growth", "see", "where", "type", "record", "guideline", "metadata", "contrast"} or asked.rules:
+    if (
+        intents & {"count", "size", "growth", "see", "where", "type", "record", "guideline", "metadata", "contrast"}
+        or asked.rules
+    ):
         intents.discard("finding")
     if intents & {"report"}:
         intents -= {"count", "finding", "see"} if "draft" not in intents else set()
-    if "who_cns_2021_glioma" in asked.rules or asked.rules and not intents & {"cancer"}:
+    if "who_cns_2021_glioma" in asked.rules or (asked.rules and not intents & {"cancer"}):
         intents -= {"type", "where"} if not re.search(r"\bwhere\b", asked.english, re.I) else {"type"}
     if asked.rules and not asked.counterfactual:
         intents -= {"see"}
@@ -163,6 +176,8 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
     found += [t for i in intents - set(asked.intents) for t in _TOOL_OF.get(i, [])]
     if "count" in intents and (re.search(r"\bhow many|\bmets?\b|metasta", asked.english, re.I) or "size" in intents):
         found += ["segment", "measure"]
+    if "cancer" in intents and any({"CT", "MR"} & set(s["modality"]) for s in imaged(case)):
+        found += ["detect", "segment", "measure"]
     if "growth" in intents and not asked.rules:
         found += ["list_studies", "segment", "measure", "compare_studies"] if several_dates(case) else ["list_studies"]
     found += _record_names(asked, case, intents)
@@ -173,7 +188,11 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
 
 def _bare_guideline(asked: Understanding) -> bool:
     """True for a question on what guidelines say in general, about nobody."""
-    general = re.search(r"\bguidelines? (say|recommend|on|for|about)|\baccording to (the )?\w+ guideline|\b(what )?do(es)? (the )?(who|acr|easl|aasld|eano|nccn|esmo|astro|fleischner|bts|eau|aua|iaslc)\b", asked.english, re.I)
+    general = re.search(
+        r"\bguidelines? (say|recommend|on|for|about)|\baccording to (the )?\w+ guideline|\b(what )?do(es)? (the )?(who|acr|easl|aasld|eano|nccn|esmo|astro|fleischner|bts|eau|aua|iaslc)\b",
+        asked.english,
+        re.I,
+    )
     return bool(general) and not re.search(r"\b(her|him|his|this|she|he|our|the patient)\b", asked.english, re.I)
 
 
@@ -182,15 +201,23 @@ def _record_names(asked: Understanding, case: dict[str, Any] | None, intents: se
         return ["patient_record"]
     if "record" not in intents:
         return []
-    marker = re.search(_MARKER, asked.english, re.I)
+    marker = re.search(MARKER, asked.english, re.I)
     found = [] if "report" in intents and not marker else ["patient_record"]
     if asked.rules and case is not None and not case.get("records") and asked.facts:
         found = []
     if marker and case is not None and not asked.rules:
-        if any(re.search(r"patholog|molecul|histolog|ngs|biops|gene", str(r.get("title") or ""), re.I) for r in case.get("reports", [])):
+        if any(
+            re.search(r"patholog|molecul|histolog|ngs|biops|gene", str(r.get("title") or ""), re.I)
+            for r in case.get("reports", [])
+        ):
             found.append("retrieve_reports")
         known = re.search(marker.group(0), " ".join(case.get("records", [])), re.I) or case.get("reports")
-        if not known and has_images(case) and re.search(r"idh|mgmt|1p|tert|atrx|h3", marker.group(0), re.I) and "guideline" not in intents:
+        if (
+            not known
+            and has_images(case)
+            and re.search(r"idh|mgmt|1p|tert|atrx|h3", marker.group(0), re.I)
+            and "guideline" not in intents
+        ):
             found.append("classify")
     return found
 
@@ -278,9 +305,14 @@ def _arguments(tool: str, asked: Understanding, case: dict[str, Any] | None = No
     if tool != "explain_image_metadata" and study:
         study = {"study": study["study"].split(".")[0]}
     if tool == "retrieve_reports":
-        report = {"report": asked.handle} if asked.handle and asked.handle.startswith("R") else {}
-        if "summary" in asked.intents:
-            return {"query": "impression"}
+        named = (
+            asked.handle if asked.handle and asked.handle.startswith("R") else asked.report if "report" in asked.intents else None
+        )
+        report = {"report": named} if named else {}
+        if {"summary", "draft"} & set(asked.intents) or (asked.rules and "report" not in asked.intents):
+            return {"query": asked.subject[:2000], "whole": True}
+        if asked.whole_report:
+            report = {**report, "whole": True}
         month = {"month": asked.month} if asked.month else {}
         return {"query": asked.subject[:2000], **report, **month, **({"last": True} if asked.last and not month else {})}
     if tool == "search_guidelines":
@@ -305,6 +337,8 @@ def _arguments(tool: str, asked: Understanding, case: dict[str, Any] | None = No
 
 
 def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
+    if _bare_guideline(asked) and not asked.facts:
+        return []  # what a document says is asked for, not what it means for somebody
     names = list(asked.rules)
     records = " ".join((case or {}).get("records", [])).lower()
     if "contrast" in asked.intents:
@@ -313,15 +347,26 @@ def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
     marker = re.search(r"\bmgmt\b", asked.english, re.I)
     if "guideline" in asked.intents and (glioblastoma or marker) and not asked.rules and "contrast" not in asked.intents:
         names.append("gbm_mgmt_stupp")
-    elif "guideline" in asked.intents and not names and re.search(r"nsclc|lung|adenocarcinoma", _case_words(case), re.I) and re.search(
-        r"\bfirst[\s-]line|\boptions?\b|\btreat|\btherap|\bstart\b|\bpembro|\bosimert", asked.english, re.I
-    ) and re.search(r"pd-?l1|egfr|alk|kras|ngs|nsclc|non-small|adenocarcinoma", " ".join([records, *(str(r.get("title")) for r in (case or {}).get("reports", []))]), re.I):
+    elif (
+        "guideline" in asked.intents
+        and not names
+        and re.search(r"nsclc|lung|adenocarcinoma", _case_words(case), re.I)
+        and re.search(r"\bfirst[\s-]line|\boptions?\b|\btreat|\btherap|\bstart\b|\bpembro|\bosimert", asked.english, re.I)
+        and re.search(
+            r"pd-?l1|egfr|alk|kras|ngs|nsclc|non-small|adenocarcinoma",
+            " ".join([records, *(str(r.get("title")) for r in (case or {}).get("reports", []))]),
+            re.I,
+        )
+    ):
         names.append("nsclc_first_line")
     elif "draft" in asked.intents and "summary" in {*asked.intents, *_board(asked)} and not names:
         organ = next((d for d, p in DISEASES.items() if re.search(p, f"{asked.english} {_case_words(case)}", re.I)), None)
         if organ in STAGES:
             names.append(STAGES[organ])
-    return [Call("apply_guideline", {"guideline": n, "facts": _fitting(asked.facts, RULES[n].spec["facts"])}) for n in dict.fromkeys(names)]
+    return [
+        Call("apply_guideline", {"guideline": n, "facts": _fitting(asked.facts, RULES[n].spec["facts"])})
+        for n in dict.fromkeys(names)
+    ]
 
 
 def _board(asked: Understanding) -> set[str]:
@@ -330,7 +375,12 @@ def _board(asked: Understanding) -> set[str]:
 
 def _case_words(case: dict[str, Any] | None) -> str:
     known = case or {}
-    return " ".join([*known.get("records", []), *(f"{s.get('body_part') or ''} {s.get('description') or ''}" for s in known.get("studies", []))]).replace("CHEST", "lung")
+    return " ".join(
+        [
+            *known.get("records", []),
+            *(f"{s.get('body_part') or ''} {s.get('description') or ''}" for s in known.get("studies", [])),
+        ]
+    ).replace("CHEST", "lung")
 
 
 def _fitting(facts: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -351,26 +401,51 @@ def _fitting(facts: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-_AXES = (("longest axial diameter", "long_axis_mm"), ("perpendicular to it", "short_axis_mm"))
+_AXES = (("Longest axial diameter", "long_axis_mm"), ("Perpendicular diameter", "short_axis_mm"))
 _ONE_AXIS = {"brock_full", "brock_full_no_spiculation", "mayo_swensen_1997", "va_gould_2007"}
 
 
-def linked(calls: Sequence[Call], done: Sequence[Call], measured: Sequence[tuple[str, str]]) -> list[Call]:
-    """The calls, those of a rule on a size after the measurement, whose evidence (number, statement) gives the rule its sizes."""
-    if not any(c.tool == "measure" for c in calls):
+@dataclass(frozen=True)
+class Given:
+    """An evidence as the planner reads it: number and title, and the study that its tool was asked for."""
+
+    tool: str
+    number: str
+    title: str
+
+
+def linked(calls: Sequence[Call], done: Sequence[Call], given: Sequence[Given]) -> list[Call]:
+    """The calls; a rule on sizes comes after what is measured, and takes its sizes from that evidence by number."""
+    waits = [t for t in ("measure", "compare_studies") if any(c.tool == t for c in calls)]
+    if not waits:
         return list(calls)
-    ran = any(d.tool == "measure" for d in done)
-    found = {name: number for words, name in _AXES for number, statement in measured if words in statement}
+    ran = set(waits) <= {d.tool for d in done}
     kept = []
     for call in calls:
         rule = call.arguments.get("guideline", "")
-        if call.tool != "apply_guideline" or rule not in NODULE:
+        if call.tool != "apply_guideline" or rule not in NODULE | {"volume_doubling_time"}:
             kept.append(call)
         elif ran:
-            sizes = {"nodule_diameter_mm": found["long_axis_mm"]} if rule in _ONE_AXIS and "long_axis_mm" in found else found
-            fits = sizes if rule in _ONE_AXIS or rule == "fleischner_2017" else {}
+            fits = _doubling(given) if rule == "volume_doubling_time" else _nodule(rule, given)
+            fits = {n: e for n, e in fits.items() if n not in call.arguments["facts"]}
             kept.append(Call(call.tool, {**call.arguments, **({"evidence": fits} if fits else {})}))
     return kept
+
+
+def _nodule(rule: str, given: Sequence[Given]) -> dict[str, str]:
+    found = {name: g.number for title, name in _AXES for g in given if g.tool == "measure" and g.title.startswith(title)}
+    if rule in _ONE_AXIS:
+        return {"nodule_diameter_mm": found["long_axis_mm"]} if "long_axis_mm" in found else {}
+    return found if rule == "fleischner_2017" else {}
+
+
+def _doubling(given: Sequence[Given]) -> dict[str, str]:
+    """Both volumes and the interval, of the first and the last study that was measured."""
+    volumes = [g.number for g in given if g.tool == "measure" and g.title.startswith("Volume") and " of the " not in g.title]
+    spans = [g.number for g in given if g.tool == "compare_studies" and g.title.startswith("Interval")]
+    if len(volumes) < 2 or not spans:
+        return {}
+    return {"volume_1_mm3": volumes[0], "volume_2_mm3": volumes[-1], "interval_days": spans[-1]}
 
 
 def _disease(premise: str) -> list[str]:

@@ -28,7 +28,7 @@ from knowledge.guidelines.adding import DISEASES
 from knowledge.guidelines.minilm import MiniLM
 from knowledge.language import english_terms, glossed, language_of
 from knowledge.records.planning import disease_of
-from knowledge.records.search import SYNONYMS
+from knowledge.records.search import SYNONYMS, content_words
 
 SIMILAR = 0.60
 """Cosine to one of a tool's example questions from which the tool is taken without a cue."""
@@ -66,6 +66,10 @@ class Understanding:
     unit: str | None = None
     month: str | None = None
     handle: str | None = None
+    whole_report: bool = False
+    """True where a report is asked for as a whole, without a subject."""
+    report: str | None = None
+    """The report that the question means by its kind (the pathology report), where one alone fits."""
     handles: tuple[str, ...] = ()
     """Every handle that the question names."""
     at: tuple[float, float, float] | None = None
@@ -120,6 +124,7 @@ class Reader:
             rules=rules, topics=_topics(english, case), subject=_subject(english), unit=extract.unit_wished(english),
             month=extract.month(english), handle=named, handles=handles, at=point,
             last=bool(re.search(r"\b(last|latest|newest|most recent)\b", english, re.I)), target=_target(english),
+            whole_report=_whole(english), report=_report_named(english, case),
             values_of=((named or "same") if _VALUES.search(english) else None), premise=site, organ=part,
             side=next(iter(re.findall(SIDES, english, re.I)), None), facts=extract.facts(english, names),
         )  # fmt: skip
@@ -168,7 +173,9 @@ class Reader:
                 subject=f"{asked.side or ''} {past.subject}".strip() if len(english.split()) <= 6 else asked.subject,
                 premise=asked.premise, values_of=asked.values_of or past.values_of,
             )  # fmt: skip
-        return replace(asked, facts={**stated, **asked.facts} if asked.rules else asked.facts, premise=None if asked.rules else asked.premise)
+        return replace(
+            asked, facts={**stated, **asked.facts} if asked.rules else asked.facts, premise=None if asked.rules else asked.premise
+        )
 
     def _scores(self, english: str, tools: Sequence[dict[str, Any]]) -> dict[str, float]:
         clauses = [c for c in re.split(r"[?;.]\s+|,?\s+and\s+(?=what|how|is|are|which|give|does|has)", english) if len(c) > 3]
@@ -201,7 +208,11 @@ def _rules(english: str, case: dict[str, Any] | None = None) -> tuple[str, ...]:
         found[found.index("gpa_2008")] = entity
     if "recist_1_1" in found and {"irecist", "mrecist"} & set(found) and not re.search(r"(?<![im-])\brecist", english, re.I):
         found.remove("recist_1_1")
-    if STAGING.search(english) and not set(found) & {*STAGES.values(), "bclc_2022"} and (organ := _organ(english, case)) in STAGES:
+    if (
+        STAGING.search(english)
+        and not set(found) & {*STAGES.values(), "bclc_2022"}
+        and (organ := _organ(english, case)) in STAGES
+    ):
         found.append(STAGES[str(organ)])
     return tuple(found)
 
@@ -231,7 +242,9 @@ def _texts(case: dict[str, Any] | None) -> str:
     return " ".join([*known.get("records", []), *studies, *(str(r.get("title") or "") for r in known.get("reports", []))])
 
 
-_CLAUSES = re.compile(r"[?;.!]\s+|,\s*(?:and|but|then)?\s*|\s+(?:and|but|then)\s+(?=what|how|is|are|which|give|does|has|tell|measure|compare|where|who|why)")
+_CLAUSES = re.compile(
+    r"[?;.!]\s+|,\s*(?:and|but|then)?\s*|\s+(?:and|but|then)\s+(?=what|how|is|are|which|give|does|has|tell|measure|compare|where|who|why)"
+)
 _SEEN = {"size", "where", "type", "count", "see", "finding", "growth"}
 """Intents that a report's words bring along without meaning the images: what did the report say about the size?"""
 
@@ -268,7 +281,10 @@ TARGETS = {
     "back muscles": r"\b(back|paraspinal|autochthonous) muscles?\b",
 }  # fmt: skip
 """Parts and organs that models in the box can tell, by how they are asked for."""
-_VALUES = re.compile(r"\b(mean|average)\b.{0,12}\b(hu|hounsfield|adc|suv|signal|values?|intensity)\b|\b(hounsfield|hu|suv|adc)\b.{0,20}\b(of|in|inside) the\b", re.I)
+_VALUES = re.compile(
+    r"\b(mean|average)\b.{0,12}\b(hu|hounsfield|adc|suv|signal|values?|intensity)\b|\b(hounsfield|hu|suv|adc)\b.{0,20}\b(of|in|inside) the\b",
+    re.I,
+)
 
 
 def _target(english: str) -> str | None:
@@ -326,6 +342,30 @@ def _subject(english: str) -> str:
     return text.strip(" ?.!,") or english
 
 
+_REPORT_KINDS = r"patholog\w*|histolog\w*|pet\b|ngs|molecular|genetic|ultraso\w+|sonogra\w+|letter|sheet|mammogra\w*|biops\w*|hepatolog\w*|oncolog\w*|clinic|discharge|mri?\b|ct\b|x-?ray|radiolog\w*"
+_KIND_OF = {"histolog": "patholog", "biops": "patholog", "sonogra": "ultraso", "mri": "mr", "genetic": "ngs"}
+
+
+def _whole(english: str) -> bool:
+    """True where nothing is left of the question once the report itself is taken out of it."""
+    months = "january|february|march|april|may|june|july|august|september|october|november|december"
+    rest = re.sub(rf"\b({_REPORT_KINDS}|{months}|\d{{4}}|impressions?|findings?|conclusions?|results?|diagnos\w+|earlier|before|one|content|tell|gave|give|stand|written|quote|full)\b",
+                  " ", english, flags=re.I)  # fmt: skip
+    return not content_words(rest)
+
+
+def _report_named(english: str, case: dict[str, Any] | None) -> str | None:
+    """The one report whose title has the kind of report that the question names."""
+    kinds = {k.lower() for k in re.findall(rf"\b({_REPORT_KINDS})", english, re.I)}
+    stems = {next((v for s, v in _KIND_OF.items() if k.startswith(s)), k[:8]) for k in kinds} - {"radiolog"}
+    fitting = [
+        r["handle"]
+        for r in (case or {}).get("reports", [])
+        if any(re.search(rf"\b{re.escape(s)}", str(r["title"]), re.I) for s in stems)
+    ]
+    return str(fitting[0]) if len(fitting) == 1 else None
+
+
 UNTOLD = ("", "PARTIALBODY", "WHOLEBODY")
 """Body parts (DICOM 0018,0015) of a study that don't say which part it shows."""
 
@@ -334,7 +374,9 @@ def _site(english: str, case: dict[str, Any] | None) -> tuple[str | None, str | 
     """A site or disease that the question takes for granted, if neither the case's images nor its records have it."""
     if case is None or any((s.get("body_part") or "").upper() in UNTOLD for s in case.get("studies", [])):
         return None, None  # images that don't say what they show may show it: the tools look, and refuse what isn't theirs
-    parts = " ".join(f"{s.get('body_part') or ''} {_PARTS.get((s.get('body_part') or '').upper(), '')}" for s in case.get("studies", [])).upper()
+    parts = " ".join(
+        f"{s.get('body_part') or ''} {_PARTS.get((s.get('body_part') or '').upper(), '')}" for s in case.get("studies", [])
+    ).upper()
     texts = _texts(case).lower()
     for match in SITE.finditer(english):
         site, disease = match.group(1).lower(), match.group(2)
@@ -357,7 +399,12 @@ def _absent(english: str, month: str | None, case: dict[str, Any] | None) -> str
     told = " ".join(str(s.get("description") or "") for s in studies)
     for modality, pattern in MODALITIES.items():
         match = re.search(pattern, english, re.I)
-        if match and modality not in have and not re.search(pattern, told, re.I) and not re.search(r"\b(report|recommend|need|should|could|instead|offer|order)\b", english, re.I):
+        if (
+            match
+            and modality not in have
+            and not re.search(pattern, told, re.I)
+            and not re.search(r"\b(report|recommend|need|should|could|instead|offer|order)\b", english, re.I)
+        ):
             return NAMED[modality]
     listed = {str(q.get("sequence") or "").upper() for s in studies for q in s["series"]}
     if listed - {""}:
@@ -367,11 +414,18 @@ def _absent(english: str, month: str | None, case: dict[str, Any] | None) -> str
                 return match.group(0)
     if month is not None and not any(month in str(s.get("date") or "") for s in studies):
         return re.sub(r"^-", "month ", month)
-    year = re.search(r"\b(?:in|from|of|the) (19\d\d|20\d\d) ?(?:scan|mri|ct|study|exam|one)?\b|\b(19\d\d|20\d\d) (?:scan|mri|ct|study|exam)", english)
+    year = re.search(
+        r"\b(?:in|from|of|the) (19\d\d|20\d\d) ?(?:scan|mri|ct|study|exam|one)?\b|\b(19\d\d|20\d\d) (?:scan|mri|ct|study|exam)",
+        english,
+    )
     if year and month is None:
         named = str(year.group(1) or year.group(2))
         dated = [str(s.get("date") or "") for s in studies]
-        if all(dated) and not any(d.startswith(named) for d in dated) and not re.search(r"\bwho 20|\b20\d\d (edition|version|guideline|criteria)", english, re.I):
+        if (
+            all(dated)
+            and not any(d.startswith(named) for d in dated)
+            and not re.search(r"\bwho 20|\b20\d\d (edition|version|guideline|criteria)", english, re.I)
+        ):
             return named
     return None
 
@@ -384,7 +438,15 @@ def _several(asked: Understanding, case: dict[str, Any] | None) -> bool:
         return False
     if set(asked.intents) & {"privacy", "guideline", "report", "planning", "summary"} or asked.target or asked.at or asked.last:
         return False
-    named = [p for p in parts if p and (p.lower() in asked.english.lower() or any(SITES[s.lower()] in (p, _PARTS.get(p)) for s, _ in SITE.findall(asked.english)))]
+    named = [
+        p
+        for p in parts
+        if p
+        and (
+            p.lower() in asked.english.lower()
+            or any(SITES[s.lower()] in (p, _PARTS.get(p)) for s, _ in SITE.findall(asked.english))
+        )
+    ]
     modalities = [m for m, p in MODALITIES.items() if re.search(p, asked.english, re.I)]
     only = [s for s in studies if set(s["modality"]) & set(modalities)]
     return not named and len(only) != 1 and "ATTACHED" not in asked.question.upper()

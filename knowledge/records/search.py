@@ -121,6 +121,20 @@ class RecordSearch:
                     hits.append(SentenceHit(report, sentence, float(cosine) + shared))
         return sorted(hits, key=lambda h: -h.score)[:limit]
 
+    def gist(self, reports: Sequence[Report], limit: int = 8) -> list[SentenceHit]:
+        """What the reports come to, the newest first: the conclusion of each, its findings where it has none, otherwise all but its heading."""
+        found: list[SentenceHit] = []
+        for report in reports[::-1]:
+            every = [
+                s for s in cut(report.text) if s.text.strip(" .:") != report.title.strip(" .:") and len(content_words(s.text)) > 1
+            ]
+            for parts in (("IMPRESSION", "CONCLUSION", "DIAGNOSIS"), ("FINDINGS",), None):
+                mine = [s for s in every if parts is None or s.part in parts]
+                if mine:
+                    found += [SentenceHit(report, s, 1.0) for s in mine]
+                    break
+        return found[:limit]
+
     def recommendations(self, reports: Sequence[Report], limit: int = 6) -> list[SentenceHit]:
         """What the reports recommend or schedule, the newest report first."""
         found = [SentenceHit(r, s, 1.0) for r in reports[::-1] for s in cut(r.text)

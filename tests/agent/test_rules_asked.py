@@ -3,7 +3,7 @@
 import pytest
 
 from agent.planner import extract, steps
-from agent.planner.steps import Call
+from agent.planner.steps import Call, Given
 from agent.planner.understand import _rules
 from knowledge.guidelines.rules import RULES
 
@@ -41,9 +41,12 @@ def test_what_doesnt_fit_a_rule_is_left_out() -> None:
 def test_a_rule_on_a_size_waits_for_the_measurement_and_takes_it_by_number() -> None:
     calls = [Call("measure", {}), Call("apply_guideline", {"guideline": "fleischner_2017", "facts": {}})]
     assert [c.tool for c in steps.linked(calls, [], [])] == ["measure"]
-    measured = [("E1", "The outlined lesion has a volume of 1 mL"), ("E2", "Its longest axial diameter is 8 mm"),
-                ("E3", "The diameter perpendicular to it is 6 mm")]  # fmt: skip
-    (_, applied) = steps.linked(calls, [calls[0]], measured)
+    given = [
+        Given("measure", "E1", "Volume"),
+        Given("measure", "E2", "Longest axial diameter"),
+        Given("measure", "E3", "Perpendicular diameter"),
+    ]
+    (_, applied) = steps.linked(calls, [calls[0]], given)
     assert applied.arguments["evidence"] == {"long_axis_mm": "E2", "short_axis_mm": "E3"}
     (_, plain) = steps.linked(calls, [calls[0]], [])
     assert "evidence" not in plain.arguments
