@@ -40,6 +40,13 @@ class LeftOut(Frozen):
     reason: str
 
 
+class Pending(Frozen):
+    """A call that changes something and waits for a person."""
+
+    tool: str
+    arguments: dict[str, Any]
+
+
 class PlannerRef(Frozen):
     """What planned: the built-in planner or a language model."""
 
@@ -71,6 +78,12 @@ class Answer(Frozen):
     left_out: list[LeftOut] = Field(default_factory=list)
     abstained: bool
     language: str = "en"
+    lead: str = ""
+    """What stands before the statements and claims nothing of the patient: why it abstains, which limit was met, what it asks back."""
+    urgent: list[str] = Field(default_factory=list)
+    """Evidence of emergencies, whose statements stand first."""
+    confirm: list[Pending] = Field(default_factory=list)
+    """What waits for a person's confirmation before it is done."""
     provenance: Provenance
 
 

@@ -1,13 +1,16 @@
 """Conversations, their messages and numbered evidence, kept in a database; nothing here is held in a global."""
 
 import re
+import threading
 import uuid
+from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import JSON, delete, func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from agent.answer import Answer
@@ -76,6 +79,10 @@ class Message(Frozen):
     answer: Answer
 
 
+KEPT_SCOPES = 256
+"""Conversations whose evidence is kept ready in memory."""
+
+
 def now() -> str:
     """The time as RFC 3339 UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -84,9 +91,13 @@ def now() -> str:
 class Memory:
     """The conversations of one server."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.engine = engine_of(f"sqlite:///{path}", Base)
+    def __init__(self, where: Path | str) -> None:
+        """`where`: an SQLite file, or an SQLAlchemy URL."""
+        if isinstance(where, Path):
+            where.parent.mkdir(parents=True, exist_ok=True)
+        self.engine = engine_of(f"sqlite:///{where}" if isinstance(where, Path) else where, Base)
+        self._known: OrderedDict[str, dict[str, Evidence]] = OrderedDict()
+        self._lock = threading.RLock()
 
     def open(self, patient_id: str | None, study_ids: Sequence[str] | None) -> Conversation:
         made = Conversation(id=f"c_{uuid.uuid4().hex[:16]}", created=now(), patient_id=patient_id,
@@ -113,6 +124,8 @@ class Memory:
             session.execute(delete(MessageRow).where(MessageRow.conversation_id == conversation_id))
             session.execute(delete(EvidenceRow).where(EvidenceRow.scope == conversation_id))
             session.execute(delete(ConversationRow).where(ConversationRow.id == conversation_id))
+        with self._lock:
+            self._known.pop(conversation_id, None)
 
     def keep(self, question: str, answer: Answer) -> None:
         with Session(self.engine) as session, session.begin():
@@ -126,6 +139,26 @@ class Memory:
             return [Message(id=r.id, created=r.created, question=r.question, answer=Answer.model_validate(r.answer))
                     for r in session.scalars(query)]  # fmt: skip
 
+    def newest(self, conversation_id: str) -> Message | None:
+        """The newest message of a conversation."""
+        with Session(self.engine) as session:
+            query = (
+                select(MessageRow)
+                .where(MessageRow.conversation_id == conversation_id)
+                .order_by(MessageRow.number.desc())
+                .limit(1)
+            )
+            row = session.scalars(query).first()
+            if row is None:
+                return None
+            return Message(id=row.id, created=row.created, question=row.question, answer=Answer.model_validate(row.answer))
+
+    def ids_told(self, conversation_id: str) -> list[str]:
+        """Numbers of the evidence that the first statements of a conversation's answers cite (those put first)."""
+        with Session(self.engine) as session:
+            rows = session.scalars(select(MessageRow.answer).where(MessageRow.conversation_id == conversation_id))
+            return [i for answer in rows for s in answer["statements"] for i in s["evidence"]]
+
     def rate(self, conversation_id: str, message_id: str, rating: str, correction: str | None) -> None:
         with Session(self.engine) as session, session.begin():
             row = session.get(MessageRow, message_id)
@@ -135,20 +168,40 @@ class Memory:
 
     def number(self, scope: str, facts: Sequence[Fact], patient_id: str | None) -> list[Evidence]:
         """`facts` as numbered evidence of `scope`; the same fact keeps the number that it has."""
-        with Session(self.engine) as session, session.begin():
-            known = [Evidence.model_validate(r.data) for r in session.scalars(
-                select(EvidenceRow).where(EvidenceRow.scope == scope).order_by(EvidenceRow.number))]  # fmt: skip
-            by_content = {_content(e): e for e in known}
-            numbered = []
-            for fact in facts:
-                evidence = by_content.get(_content(fact))
-                if evidence is None:
-                    evidence = Evidence.of(fact, len(by_content) + 1, scope)
-                    by_content[_content(fact)] = evidence
-                    session.add(EvidenceRow(id=f"{scope}.{evidence.id}", scope=scope, number=len(by_content),
-                                            patient_id=patient_id, data=evidence.model_dump(mode="json")))  # fmt: skip
-                numbered.append(evidence)
-            return numbered
+        with self._lock:
+            try:
+                return self._number(scope, facts, patient_id)
+            except IntegrityError:  # another process numbered in between
+                self._known.pop(scope, None)
+                return self._number(scope, facts, patient_id)
+
+    def _number(self, scope: str, facts: Sequence[Fact], patient_id: str | None) -> list[Evidence]:
+        known = dict(self._of_scope(scope))
+        numbered, rows = [], []
+        for fact in facts:
+            content = _content(fact)
+            if content not in known:
+                made = known[content] = Evidence.of(fact, len(known) + 1, scope)
+                rows.append(EvidenceRow(id=f"{scope}.{made.id}", scope=scope, number=len(known), patient_id=patient_id,
+                                        data=made.model_dump(mode="json")))  # fmt: skip
+            numbered.append(known[content])
+        if rows:
+            with Session(self.engine) as session, session.begin():
+                session.add_all(rows)
+            self._known[scope] = known
+        return numbered
+
+    def _of_scope(self, scope: str) -> dict[str, Evidence]:
+        """All evidence of a scope by content, in order; kept for the scopes used last."""
+        if scope not in self._known:
+            with Session(self.engine) as session:
+                rows = session.scalars(select(EvidenceRow).where(EvidenceRow.scope == scope).order_by(EvidenceRow.number))
+                found = [Evidence.model_validate(r.data) for r in rows]
+            self._known[scope] = {_content(e): e for e in found}
+            while len(self._known) > KEPT_SCOPES:
+                self._known.popitem(last=False)
+        self._known.move_to_end(scope)
+        return self._known[scope]
 
     def evidence(self, full_id: str) -> tuple[Evidence, str | None]:
         """The evidence `conversation.E7`, and the patient whose it is. A bare `E7` will do while only one conversation has it."""
@@ -165,9 +218,8 @@ class Memory:
 
     def numbered(self, scope: str) -> list[Evidence]:
         """All evidence of a conversation or tool run, in order."""
-        with Session(self.engine) as session:
-            rows = session.scalars(select(EvidenceRow).where(EvidenceRow.scope == scope).order_by(EvidenceRow.number))
-            return [Evidence.model_validate(r.data) for r in rows]
+        with self._lock:
+            return list(self._of_scope(scope).values())
 
 
 def _content(fact: Fact) -> str:

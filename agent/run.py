@@ -23,7 +23,9 @@ class Event:
 class Run:
     """Events are told once and heard by whoever listens, from whichever number they want."""
 
-    def __init__(self) -> None:
+    def __init__(self, after: int = 0) -> None:
+        """`after`: the number of the last event that listeners had of this answer before the server was restarted."""
+        self._first = after
         self.events: list[Event] = []
         self.done = False
         self._error: BaseException | None = None
@@ -48,7 +50,7 @@ class Run:
 
     def tell(self, name: str, data: dict[str, Any]) -> None:
         """Add an event."""
-        self.events.append(Event(len(self.events) + 1, name, data))
+        self.events.append(Event(self._first + len(self.events) + 1, name, data))
         self.done = name == LAST
         self._ring()
 
@@ -60,10 +62,10 @@ class Run:
         """Events numbered above `after`, those to come included. Raises the run's error at its end."""
         while True:
             bell = self._bell
-            for event in self.events[after:]:
+            for event in self.events[max(0, after - self._first) :]:
                 after = event.number
                 yield event
-            if after < len(self.events):
+            if after < self._first + len(self.events):
                 continue
             if self.done:
                 if self._error is not None:

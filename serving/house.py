@@ -133,6 +133,9 @@ def build(settings: Settings) -> House:
                                 reranker_of(settings.reranker, settings.reranker_url, key))  # fmt: skip
     resources = Resources(catalogue, guidelines, embedder, RecordSearch(embedder),
                           vision, RuleBook(data / "rules"))  # fmt: skip
-    memory = Memory(data / "conversations.db")
-    assistant = Assistant(archive, resources, memory, model, ref, data / "checkpoints.db")
+    memory = Memory(settings.conversations_url or data / "conversations.db")
+    builtin = (BuiltinPlanner.of(embedder), PlannerRef(kind="builtin", model=NAME))
+    assistant = Assistant(archive, resources, memory, model, ref, settings.conversations_url or data / "checkpoints.db",
+                          fallback=builtin if ref.kind == "llm" and settings.llm_fallback else None,
+                          seconds=settings.answer_timeout_s)  # fmt: skip
     return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, Viewer(archive), Adder(guidelines))

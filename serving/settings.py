@@ -19,10 +19,16 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8420, ge=1, le=65535, description="Port to listen on.")
     database_url: str | None = Field(None, description="SQLAlchemy URL of the archive; left out: SQLite in the data folder.")
+    conversations_url: str | None = Field(
+        None,
+        description="PostgreSQL URL (postgresql+psycopg://…) of conversations and checkpoints; left out: SQLite in the data folder.",
+    )
     llm_url: str | None = Field(None, description="Base URL of an OpenAI-compatible server (vLLM), ending in /v1.")
     llm_model: str | None = Field(None, description="Name of the model that it serves.")
     llm_key: SecretStr | None = Field(None, description="Key for that server, where it wants one.")
     llm_timeout_s: float = Field(120, gt=0, description="Seconds to wait for one reply of the language model.")
+    llm_fallback: bool = Field(True, description="Let the built-in planner take over, and say so, where that server fails.")
+    answer_timeout_s: float = Field(600, gt=0, description="Seconds for one answer; what was found until then is told.")
     llm_vision: bool = Field(False, description="The language model takes pictures: `look` may show it key slices.")
     models: Path | None = Field(None, description="Folder of a hospital's own models; left out: models in the data folder.")
     embedder: str = Field(

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -87,9 +88,7 @@ class CompareStudies(CaseTool):
         points = [self._point(s, arguments.target) for s in studies]
         facts: list[Fact] = []
         missing: list[Missing] = []
-        pairs = (
-            [(points[0], points[-1])] if len(points) == 2 else [*zip(points, points[1:], strict=False), (points[0], points[-1])]
-        )
+        pairs = [(points[0], points[-1])] if len(points) == 2 else [*pairwise(points), (points[0], points[-1])]
         for before, after in pairs:
             facts += _changes(before, after)
             missing += _unlike(before, after)

@@ -1,10 +1,12 @@
 """Any OpenAI-compatible server (vLLM) as the planner. Imported only where one is set."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatResult
+from langchain_core.runnables import Runnable
 from langchain_openai import ChatOpenAI
 from openai import APIError
 
@@ -13,6 +15,13 @@ from agent.errors import PlannerDown
 
 class RemotePlanner(ChatOpenAI):
     """The client's errors leave as PlannerDown, without the request's text."""
+
+    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> Runnable[Any, AIMessage]:
+        """Strict: a server that can holds each call's arguments to the tool's schema (vLLM otherwise forces the envelope alone)."""
+        bound = super().bind_tools(tools, **kwargs)
+        for tool in bound.kwargs["tools"]:  # type: ignore[attr-defined]
+            tool["function"]["strict"] = True
+        return bound
 
     async def _agenerate(
         self,

@@ -264,7 +264,7 @@ def _after_needs(calls: Sequence[Call], asked: Understanding, tools: Sequence[di
 def _calls(name: str, asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
     """The calls of one tool: one for each study where change over time is asked for, otherwise one."""
     changes = "growth" in asked.intents or set(asked.rules) & RESPONSE
-    handles = [h for h in dict.fromkeys(x.split(".")[0] for x in asked.handles if x.startswith("S"))] or comparable(case)
+    handles = list(dict.fromkeys(x.split(".")[0] for x in asked.handles if x.startswith("S"))) or comparable(case)
     if name == "measure" and changes and len(handles) > 1:
         target = {"target": asked.target} if asked.target else {}
         return [Call(name, {"study": h, **target}) for h in handles]
@@ -308,7 +308,7 @@ def _arguments(tool: str, asked: Understanding, case: dict[str, Any] | None = No
         named = (
             asked.handle if asked.handle and asked.handle.startswith("R") else asked.report if "report" in asked.intents else None
         )
-        report = {"report": named} if named else {}
+        report: dict[str, Any] = {"report": named} if named else {}
         if {"summary", "draft"} & set(asked.intents) or (asked.rules and "report" not in asked.intents):
             return {"query": asked.subject[:2000], "whole": True}
         if asked.whole_report:

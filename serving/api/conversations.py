@@ -37,12 +37,36 @@ class Opened(Frozen):
     handles: list[Handle]
 
 
+class Place(BaseModel):
+    """A point that was clicked: a series of the case, and column, row and frame (from 0) of its axial view."""
+
+    model_config = ConfigDict(extra="forbid")
+    series: str = Field(pattern=r"^S\d+(\.\d+)?$", description="Handle (S1.2).")
+    point: tuple[float, float, float]
+
+
 class Question(BaseModel):
-    """A question; images as PNG or JPEG data URLs."""
+    """A question; images as PNG or JPEG data URLs; the place that it is about, where one was clicked."""
 
     model_config = ConfigDict(extra="forbid")
     text: str = Field(max_length=200_000)
     images: list[str] = Field(default_factory=list)
+    at: Place | None = None
+
+    @property
+    def whole(self) -> str:
+        """The text with its place, as the planner reads it."""
+        if self.at is None or not self.text.strip():
+            return self.text
+        column, row, frame = self.at.point
+        return f"{self.text} (at {self.at.series}: {column:g}, {row:g}, {frame:g})"
+
+
+class Decision(BaseModel):
+    """Whether what an answer waits for may happen."""
+
+    model_config = ConfigDict(extra="forbid")
+    approve: bool
 
 
 class Shown(Frozen):
@@ -91,11 +115,11 @@ async def ask(
     """
     house.memory.conversation(conversation_id)
     if "text/event-stream" not in accept:
-        return await house.assistant.ask(conversation_id, question.text, question.images)
+        return await house.assistant.ask(conversation_id, question.whole, question.images)
     if last_event_id is not None:
         events = house.assistant.resume(conversation_id, last_event_id)
     else:
-        events = house.assistant.stream(conversation_id, question.text, question.images, linger=True)
+        events = house.assistant.stream(conversation_id, question.whole, question.images, linger=True)
     return EventSourceResponse(_told(events, last_event_id or 0), ping=15)
 
 
@@ -115,6 +139,13 @@ def stop(house: HouseDep, who: Caller, conversation_id: str) -> None:
     house.memory.conversation(conversation_id)
     if not house.assistant.stop(conversation_id):
         raise Problem(404, "NotFound", "no answer is in the making", "nothing is to be done")
+
+
+@router.post("/v1/conversations/{conversation_id}/messages/current/confirm", operation_id="confirm",
+             summary="Let what the newest answer waits for happen, or decline it")  # fmt: skip
+async def confirm(house: HouseDep, who: Caller, conversation_id: str, decision: Decision) -> Answer:
+    """An answer's `confirm` names calls that change something; nothing is done before this. 404 where nothing waits."""
+    return await house.assistant.confirm(conversation_id, decision.approve)
 
 
 @router.get("/v1/conversations", operation_id="list_conversations", summary="All conversations, newest first")

@@ -58,8 +58,8 @@ async def chat(house: HouseDep, who: Caller, request: ChatRequest, raw: Request)
         question = _NAMED.sub("", texts[-1]).strip()
         images = _images(request.messages)
         if request.stream:
-            return _sse(_chunks(house, conversation, question, images, texts[:-1]))
-        async with aclosing(house.assistant.stream(conversation, question, images, texts[:-1])) as events:
+            return _sse(_chunks(house, conversation, question, images, _earlier(request.messages)))
+        async with aclosing(house.assistant.stream(conversation, question, images, _earlier(request.messages))) as events:
             async for event in events:
                 if event.name == "answer":
                     return _whole(event.data["text"], question, event.data)
@@ -79,6 +79,19 @@ def _text(message: ChatMessage) -> str:
         return message.content
     parts = [p.get("text", "") for p in message.content or [] if p.get("type") == "text"]
     return "\n".join(str(p) for p in parts)
+
+
+def _earlier(messages: list[ChatMessage]) -> list[str]:
+    """Questions and answers in turn, before the newest question; an answer that is missing is empty."""
+    told: list[str] = []
+    spoken = [m for m in messages if m.role in ("user", "assistant")]
+    last = max(n for n, m in enumerate(spoken) if m.role == "user")
+    for message in spoken[:last]:
+        asks = message.role == "user"
+        if asks == bool(len(told) % 2):
+            told.append("")
+        told.append(_NAMED.sub("", _text(message)).strip())
+    return [*told, ""] if len(told) % 2 else told
 
 
 def _images(messages: list[ChatMessage]) -> list[str]:

@@ -16,7 +16,7 @@ from knowledge.errors import NotFound
 from knowledge.evidence import Evidence, Frozen
 from serving.api.deps import Caller, HouseDep
 from serving.house import House
-from tools.base import Bench, CaseTool, Missing
+from tools.base import Bench, CaseTool, Effect, Missing
 from tools.errors import ToolError, TryAgain
 from tools.registry import tool_types
 from tools.rules import inputs_of
@@ -31,6 +31,7 @@ class RunRequest(BaseModel):
     study_ids: list[str] | None = None
     patient_id: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
+    confirmed: bool = Field(False, description="A person lets a tool that changes something do so.")
 
 
 class Ran(Frozen):
@@ -79,6 +80,9 @@ async def run_tool(house: HouseDep, who: Caller, name: str, request: RunRequest,
 
 def _run(house: HouseDep, name: str, request: RunRequest, stop: threading.Event) -> Ran:
     chosen = _type(name)
+    if chosen.effect is Effect.WRITE and not request.confirmed:
+        return Ran(status="refused", text="The tool changes something. Send confirmed: true once a person has agreed.", evidence=[], missing=[],
+                   seconds=0.0)  # fmt: skip
     case: Case | None = None
     if request.study_ids or request.patient_id:
         case = open_case(house.archive, request.patient_id, request.study_ids)

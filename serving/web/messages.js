@@ -8,7 +8,7 @@ export const messages = {
   no_key: 'This page needs a key. Open the chat link that the server printed when it started.',
   no_patients: 'The archive is empty. Drop files at the left, or start the server with --sample.',
   made_up: 'Sample case: the report and the record were made up by the developers; the images are real (TCGA, CC BY 3.0).',
-  try: 'Questions that fit this case', working: 'working', done: 'done', steps: 'steps', missing: 'Missing', left_out: 'Left out', conflict: 'The sources disagree',
+  try: 'Questions that fit this case', working: 'working', done: 'done', steps: 'steps', missing: 'Missing', urgent: 'look at this first', confirm_ask: 'This changes something. Shall it be done?', confirm_yes: 'Do it', confirm_no: 'Leave it', left_out: 'Left out', conflict: 'The sources disagree',
   with_it: 'With it', superseded: 'superseded', page: 'page', origins: { question: 'from the question', patient: 'from the archive', report: 'from a report', record: 'from the record', measurement: 'measured' }, taken: 'taken', refused: 'refused', contradicts: 'contradicts', say: 'say', save: 'Save', saved: 'saved',
   fields: { patient_id: 'the patient', study_date: 'the date', modality: 'the modality' }, server_gone: 'The server does not answer. What is on the screen stays; ask again when it runs.',
   planner_builtin: 'built-in planner, no language model', planner_llm: 'language model', stopped: 'Stopped.',

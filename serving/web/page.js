@@ -93,11 +93,12 @@ const WAYS = { measurement: 'measured', report: 'quoted', record: 'quoted', guid
 function written(answer) {
   const box = node('div', null, 'answer');
   const evidence = Object.fromEntries(answer.evidence.map((e) => [e.id, e]));
-  if (answer.abstained) box.append(node('p', answer.text.split('\n\n')[0], 'lead'));
+  if (answer.lead) box.append(node('p', answer.lead, 'lead'));
   for (const statement of answer.statements) {
     const kind = evidence[statement.evidence[0]]?.kind;
-    const line = node('p', null, `statement ${WAYS[kind] ?? ''}`);
-    line.append(node('span', messages.ways[kind] ?? '', 'how'), statement.text, ...statement.evidence.map((id) => chip(evidence[id])));
+    const first = statement.evidence.some((id) => answer.urgent.includes(id));
+    const line = node('p', null, `statement ${first ? 'urgent' : WAYS[kind] ?? ''}`);
+    line.append(node('span', first ? messages.urgent : messages.ways[kind] ?? '', 'how'), statement.text, ...statement.evidence.map((id) => chip(evidence[id])));
     box.append(line);
   }
   for (const conflict of answer.conflicts) {
@@ -112,12 +113,29 @@ function written(answer) {
     missing.append(node('strong', messages.missing), list);
     box.append(missing);
   }
+  if (answer.confirm.length) box.append(confirming(answer.confirm));
   if (answer.left_out.length) {
     const details = node('details');
     details.append(node('summary', `${messages.left_out} (${answer.left_out.length})`), ...answer.left_out.map((l) => node('p', `${l.text} — ${l.reason}`)));
     box.append(details);
   }
   return box;
+}
+
+// What waits for a person: nothing is written before the button is pressed.
+function confirming(waiting) {
+  const card = node('div', null, 'confirm');
+  card.append(node('strong', messages.confirm_ask), ...waiting.map((w) => node('p', `${w.tool} ${JSON.stringify(w.arguments)}`)));
+  for (const [approve, label] of [[true, messages.confirm_yes], [false, messages.confirm_no]]) {
+    const button = node('button', label);
+    button.type = 'button';
+    button.addEventListener('click', guarded(async () => {
+      for (const other of card.querySelectorAll('button')) other.disabled = true;
+      card.replaceWith(written(await post(`/v1/conversations/${conversation}/messages/current/confirm`, { approve })));
+    }));
+    card.append(button);
+  }
+  return card;
 }
 
 function strip() {
@@ -128,9 +146,9 @@ function strip() {
   details.append(summary, steps);
   const rows = new Map();
   return { details,
-    started: ({ tool }) => { const row = node('li', `${tool} …`); rows.set(tool, row); steps.append(row); },
+    started: ({ tool, arguments: given }) => { const row = node('li', `${tool} …`); rows.set(tool + JSON.stringify(given), row).set(tool, row); steps.append(row); },
     progress: ({ tool, done, total }) => { const row = rows.get(tool); if (row) row.textContent = `${tool} ${done}/${total}`; },
-    finished: ({ tool, status, seconds }) => { const row = rows.get(tool); if (row) row.textContent = `${tool}: ${status} · ${seconds} s`; },
+    finished: ({ tool, arguments: given, status, seconds }) => { const row = rows.get(tool + JSON.stringify(given)); if (row) row.textContent = `${tool}: ${status} · ${seconds} s`; },
     close: (answer) => { summary.textContent = `${answer.plan.length} ${messages.steps} · ${answer.plan.map((p) => p.tool).join(', ')}`; details.open = false; } };
 }
 

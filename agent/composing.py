@@ -1,0 +1,86 @@
+"""Have the answer written from evidence, hold each statement against what it cites, and take out what isn't carried."""
+
+import json
+from typing import Any
+
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langgraph.runtime import Runtime
+
+from agent import grounding
+from agent.answer import Draft, LeftOut, Statement, draft_schema
+from agent.asking import Unusable, ask
+from agent.guard import as_data
+from agent.prompts import prompt
+from agent.turn import State, Turn
+
+NO_SUCH_EVIDENCE = "it cites evidence that isn't there"
+
+
+async def compose(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
+    """Have the planner write statements that cite evidence ids; ids are an enum of those that exist. What fails is sent back once."""
+    turn = runtime.context
+    request = _request(state, turn)
+    messages = state["messages"]
+    draft, made_up = await _drafted(turn, [*messages, request])
+    bad = _unsound(draft, turn) + [(s, [NO_SUCH_EVIDENCE]) for s in made_up]
+    if bad:
+        listed = as_data([{"statement": s.text, "evidence": s.evidence, "problems": why} for s, why in bad])
+        again = HumanMessage(prompt("rewrite").replace("{problems}", listed), additional_kwargs={"step": "compose"})
+        draft, made_up = await _drafted(turn, [*messages, request, AIMessage(draft.model_dump_json()), again])
+    left = [LeftOut(text=s.text, reason=NO_SUCH_EVIDENCE).model_dump() for s in made_up]
+    return {"draft": draft.model_dump(mode="json"), "left_out": left}
+
+
+async def check(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
+    """Take out what is still not carried, and remember the answer's text in the conversation."""
+    draft = Draft.model_validate(state["draft"])
+    bad = {s.text: "; ".join(why) for s, why in _unsound(draft, runtime.context)}
+    kept = draft.model_copy(update={"statements": [s for s in draft.statements if s.text not in bad]})
+    if bad and not kept.statements:
+        kept = kept.model_copy(update={"abstained": True})
+    said = " ".join(f"{s.text} [{', '.join(s.evidence)}]" for s in kept.statements) or kept.lead or "(no answer)"
+    return {"draft": kept.model_dump(mode="json"), "messages": [AIMessage(said)],
+            "left_out": [*state.get("left_out", []), *(LeftOut(text=t, reason=r).model_dump() for t, r in bad.items())]}  # fmt: skip
+
+
+def _request(state: State, turn: Turn) -> HumanMessage:
+    rows = [
+        e.model_dump(include={"id", "kind", "title", "statement", "value", "unit", "interval"}) for e in turn.evidence.values()
+    ]
+    text = prompt("compose").replace("{evidence}", as_data(rows) or "(none)")
+    text = text.replace("{missing}", as_data(state.get("missing", [])) or "(nothing)")
+    step = {"step": "compose"}
+    if turn.pictures is None or turn.model is turn.fallback:
+        return HumanMessage(text, additional_kwargs=step)
+    cited = {i for s in state.get("steps", []) for i in s["evidence"]}
+    slices = turn.pictures([e for e in turn.evidence.values() if e.id in cited])
+    content: list[Any] = [{"type": "text", "text": text}, *({"type": "image_url", "image_url": {"url": u}} for u in slices)]
+    return HumanMessage(content if slices else text, additional_kwargs=step)
+
+
+async def _drafted(turn: Turn, messages: list[AnyMessage]) -> tuple[Draft, list[Statement]]:
+    """The planner's draft, and its statements that cite what isn't there."""
+    schema = draft_schema(list(turn.evidence))
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+    def read(reply: AIMessage) -> tuple[Draft, list[Statement]]:
+        try:
+            data = json.loads(reply.content if isinstance(reply.content, str) else "")
+            known, said = set(turn.evidence), data.get("statements", [])
+            sound = [s for s in said if s.get("evidence") and set(s["evidence"]) <= known]
+            made_up = [
+                Statement(text=str(s.get("text")), evidence=list(s.get("evidence") or ["?"])) for s in said if s not in sound
+            ]
+            return Draft.model_validate({**data, "statements": sound}), made_up
+        except (ValueError, TypeError, AttributeError) as error:
+            raise Unusable from error
+
+    try:
+        return await ask(turn, lambda model: model.bind(response_format=wanted), lambda: messages, read)
+    except Unusable:
+        return Draft(abstained=True), []
+
+
+def _unsound(draft: Draft, turn: Turn) -> list[tuple[Statement, list[str]]]:
+    checked = [(s, grounding.problems(s.text, [turn.evidence[i] for i in s.evidence])) for s in draft.statements]
+    return [(s, why) for s, why in checked if why]
