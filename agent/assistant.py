@@ -41,7 +41,7 @@ from tools.registry import tool_types, tools_for
 MAX_QUESTION = 8_000
 """Characters; a longer text is a document and belongs into the archive."""
 MAX_IMAGES = 4
-KEPT_TURNS = 12
+KEPT_TURNS = 8
 """Newest questions that stand word for word in what the planner reads; older ones are summed up, with the numbers of their evidence."""
 KEPT_RUNS = 200
 """Newest answers whose events are kept for clients that come back."""
@@ -205,10 +205,11 @@ class Assistant:
 
     def _urgent(self, conversation: Conversation, case: Case | None, turn: Turn) -> list[Statement]:
         """Emergencies that the newest reports state, once in a conversation for each: they stand before anything else."""
-        if case is None:
+        facts = urgent(case) if case is not None else []
+        if not facts:
             return []
         told = set(self.memory.ids_told(conversation.id))
-        numbered = self.memory.number(conversation.id, urgent(case), conversation.patient_id)
+        numbered = self.memory.number(conversation.id, facts, conversation.patient_id)
         fresh = [e for e in numbered if e.id not in told]
         turn.evidence.update({e.id: e for e in fresh})
         return [Statement(text=e.statement, evidence=[e.id]) for e in fresh]

@@ -82,5 +82,9 @@ async def _drafted(turn: Turn, messages: list[AnyMessage]) -> tuple[Draft, list[
 
 
 def _unsound(draft: Draft, turn: Turn) -> list[tuple[Statement, list[str]]]:
-    checked = [(s, grounding.problems(s.text, [turn.evidence[i] for i in s.evidence])) for s in draft.statements]
+    for statement in draft.statements:
+        key = (statement.text, tuple(statement.evidence))
+        if key not in turn.checked:
+            turn.checked[key] = grounding.problems(statement.text, [turn.evidence[i] for i in statement.evidence])
+    checked = [(s, turn.checked[s.text, tuple(s.evidence)]) for s in draft.statements]
     return [(s, why) for s, why in checked if why]

@@ -16,13 +16,18 @@ _UNIT = "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True))
 _NUMBER = re.compile(rf"(?<![\w.])([-−]?\d+(?:\.\d+)?)\s*(?:({_UNIT})(?![\w²³/]))?", re.I)
 _DATE = re.compile(r"(?<!\d)(\d{4})-(\d{2})-(\d{2})(?!\d)|(?<!\d)(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)")
 _CITED = re.compile(r"\[E\d+\]|\b[SR]\d+(\.\d+)?\b|\bE\d+\b")
-_SIDES = {"left": r"\bleft\b|\blinks?\b|\blinken?\b|左|\bizquierd|\bgauche\b", "right": r"\bright\b|\brecht\w*|右|\bderech|\bdroite?\b"}
+_SIDES = {
+    "left": r"\bleft\b|\blinks?\b|\blinken?\b|左|\bizquierd|\bgauche\b",
+    "right": r"\bright\b|\brecht\w*|右|\bderech|\bdroite?\b",
+}
 
 
 def problems(text: str, cited: Sequence[Evidence]) -> list[str]:
     """Why `text` isn't carried by `cited`; empty where it is."""
     if not cited:
         return ["it cites no evidence"]
+    if len(cited) == 1 and text.strip() == cited[0].statement.strip():
+        return []  # the evidence's own sentence
     source = " ".join(f"{e.statement} {e.title} {_words(e.value)} {e.unit or ''} {_inputs(e)}" for e in cited)
     theirs, said = _points(source), _points(_CITED.sub(" ", text))
     there, here = _english(theirs), _english(said)
@@ -80,10 +85,16 @@ def _numbers_differ(said: str, theirs: str, cited: Sequence[Evidence]) -> list[s
     known += [_scaled(float(n), None) for w, n in NUMBER_WORDS.items() if re.search(rf"\b{w}\b", theirs, re.I)]
     known += [_scaled(float(e.value), e.unit) for e in cited if isinstance(e.value, int | float)]
     known += [_scaled(end, e.unit) for e in cited for end in e.interval or []]
-    spelled = {w: n for w, n in NUMBER_WORDS.items() if re.search(rf"\b{w}\b (?:\w+ )?(?:lesions?|nodules?|metast\w+|mets|masses|series|studies|cysts?|foci)", said, re.I)}
+    spelled = {
+        w: n
+        for w, n in NUMBER_WORDS.items()
+        if re.search(rf"\b{w}\b (?:\w+ )?(?:lesions?|nodules?|metast\w+|mets|masses|series|studies|cysts?|foci)", said, re.I)
+    }
     wrong = [f"the number {written} isn't in the cited evidence" for number, written in _numbers(said)
              if not any(_same(number, other) for other in known)]  # fmt: skip
-    return wrong + [f"the number {w} isn't in the cited evidence" for w, n in spelled.items() if not any(n == k[0] for k in known)]
+    return wrong + [
+        f"the number {w} isn't in the cited evidence" for w, n in spelled.items() if not any(n == k[0] for k in known)
+    ]
 
 
 def _excluded(here: str, there: str) -> list[str]:
@@ -99,7 +110,11 @@ def _excluded(here: str, there: str) -> list[str]:
 
 def _strangers(here: str, there: str) -> list[str]:
     """Organs, diseases, markers and drugs that the evidence doesn't name."""
-    return [f"'{name}' isn't in the cited evidence" for name, pattern in ENTITIES.items() if pattern.search(here) and not pattern.search(there)]
+    return [
+        f"'{name}' isn't in the cited evidence"
+        for name, pattern in ENTITIES.items()
+        if pattern.search(here) and not pattern.search(there)
+    ]
 
 
 def _denial(here: str, there: str, cited: Sequence[Evidence]) -> list[str]:
@@ -118,7 +133,9 @@ def _denies(text: str) -> bool:
 
 def _certainty(here: str, there: str, cited: Sequence[Evidence]) -> list[str]:
     """More certain than the evidence: doubt left out, or a probability told as a fact."""
-    if re.search(r"excludes? none|doesn't exclude|does not exclude", there) and re.search(r"\b(is|are) excluded\b|\bruled out\b", here):
+    if re.search(r"excludes? none|doesn't exclude|does not exclude", there) and re.search(
+        r"\b(is|are) excluded\b|\bruled out\b", here
+    ):
         return ["it excludes what the cited evidence doesn't exclude"]
     probable = [e for e in cited if isinstance(e.value, dict) and "probability" in e.value]
     told = " ".join(_english(str(e.value if e.kind == "report" else e.statement)) for e in cited)

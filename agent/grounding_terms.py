@@ -68,7 +68,10 @@ ENTITIES = _named(
     radiotherapy=r"\bradiotherap\w+|\bgy\b|\bfractions\b|\birradiat\w+|放疗", chemotherapy=r"\bchemotherap\w+|\btemozolomid\w+", biopsy=r"\bbiops\w+|\btissue\b|\baspiration\b|\bfna\b", ct=r"\bct\b|\bcomputed tomograph", mri=r"\bmri?\b|\bmagnetic resonance", pet=r"\bpet\b",
 )  # fmt: skip
 """Things that a statement may only name where its evidence does."""
-NEGATION = re.compile(r"\b(no|not|without|none|never|isn't|aren't|wasn't|doesn't|cannot|kein\w*|nicht|ohne|sin|pas|sans|absent|excluded|denies)\b|没有|无|未|(?<!\w)不", re.IGNORECASE)
+NEGATION = re.compile(
+    r"\b(no|not|without|none|never|isn't|aren't|wasn't|doesn't|cannot|kein\w*|nicht|ohne|sin|pas|sans|absent|excluded|denies)\b|没有|无|未|(?<!\w)不",
+    re.IGNORECASE,
+)
 NOT_DENIED = re.compile(
     r"\b(can(?:'t|not| not)|could not) (?:be )?(?:exclude[ds]?|rule[ds]?)(?: out)?|\bexcludes? none\b|\bnot only\b|\bdoes(?:n't| not) settle\b[^.]*|\bno language model\b|\bnon-?\w+", re.I
 )  # fmt: skip
@@ -78,4 +81,6 @@ DOUBT = re.compile(
     r"\braises?\b|\bquestionabl\w+|\bwahrscheinlich\w*|\bverd(a|ä)cht\w*|\bmöglich\w*|\bprobable\w*|\bposible\w*|\bsospech\w*|\bsuspect\w*|可能|疑", re.I
 )  # fmt: skip
 MOST = re.compile(r"\bmost (likely|probable)\b|\bam wahrscheinlichsten\b|\bm[áa]s probable\b|\ble plus probable\b|最可能", re.I)
-CERTAIN = re.compile(r"\bconfirm(s|ed)?\b|\bdefinite(ly)?\b|\bproven\b|\bproves?\b|\bcertain(ly)?\b|\bgesichert\b|\bconfirmad\w+|确诊|确定", re.I)
+CERTAIN = re.compile(
+    r"\bconfirm(s|ed)?\b|\bdefinite(ly)?\b|\bproven\b|\bproves?\b|\bcertain(ly)?\b|\bgesichert\b|\bconfirmad\w+|确诊|确定", re.I
+)

@@ -30,6 +30,7 @@ MESSAGES = {
     "no_tool": "No tool for this ({tool}) is installed here; what stands below comes from other tools.",
     "model_down": "The language model's server did not answer; the built-in planner, which is no language model, answered instead.",
     "model_unusable": "The language model's reply could not be used; the built-in planner, which is no language model, answered instead.",
+    "not_done": "Part of the request is outside what I do and was not followed; the rest is answered.",
     "limit": "The limit of {limit} was reached; this is what was found until then.",
     "urgent": "First to be looked at by a clinician: {findings}",
     "confirm": "This writes something and waits for your confirmation: {tool}.",

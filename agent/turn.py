@@ -38,6 +38,8 @@ class Turn:
     evidence: dict[str, Evidence] = field(default_factory=dict)
     fell_back: str | None = None
     """Why `fallback` took over: a name of agent.language."""
+    checked: dict[tuple[str, tuple[str, ...]], list[str]] = field(default_factory=dict)
+    """What grounding found of a statement and its citations."""
     started: float = field(default_factory=time.monotonic)
 
     def left(self) -> float | None:

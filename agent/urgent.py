@@ -1,6 +1,7 @@
 """Emergencies that a report states: they are put before anything else."""
 
 import re
+from functools import lru_cache
 
 from knowledge.case import Case
 from knowledge.evidence import Fact
@@ -29,10 +30,14 @@ def urgent(case: Case) -> list[Fact]:
         for sentence in cut(report.text):
             if sentence.part in ("INDICATION", "TECHNIQUE", "COMPARISON"):
                 continue
-            match = _FINDINGS.search(glossed(sentence.text, language))
-            if match and _affirmed(sentence.text):
+            if _named(sentence.text, language) and _affirmed(sentence.text):
                 found.append(quoted(report, sentence))
     return found
+
+
+@lru_cache(maxsize=4096)
+def _named(text: str, language: str) -> bool:
+    return bool(_FINDINGS.search(glossed(text, language)))
 
 
 def _affirmed(text: str) -> bool:

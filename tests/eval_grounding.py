@@ -53,7 +53,12 @@ def scores() -> dict[str, Any]:
     for change, _, caught in rows:
         kinds[change].append(caught)
     by_change = {c: f"{sum(found)} of {len(found)}" for c, found in sorted(kinds.items()) if c != "none"}
-    return {"all": of(rows), "seen": of([r for r in rows if r[1] == "seen"]), "held": of([r for r in rows if r[1] == "held"]), "caught": by_change}
+    return {
+        "all": of(rows),
+        "seen": of([r for r in rows if r[1] == "seen"]),
+        "held": of([r for r in rows if r[1] == "held"]),
+        "caught": by_change,
+    }
 
 
 def main() -> None:

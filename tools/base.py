@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from langchain_core.tools import BaseTool
@@ -179,18 +180,23 @@ class CaseTool(BaseTool):
     @classmethod
     def described(cls) -> dict[str, Any]:
         """The tool's statement of itself, for the REST route, the prompt and the docs."""
-        fields = cls.model_fields
-        return {
-            "name": fields["name"].default,
-            "description": fields["description"].default,
-            "parameters": fields["args_schema"].default.model_json_schema(),
-            "asks": cls.asks,
-            "needs": cls.needs.model_dump(),
-            "gives": [str(k) for k in cls.gives],
-            "card": cls.card.model_dump(),
-            "cost": cls.cost.model_dump(),
-            "effect": str(cls.effect),
-        }
+        return dict(_statement_of(cls))
+
+
+@lru_cache(maxsize=512)
+def _statement_of(tool: type[CaseTool]) -> dict[str, Any]:
+    fields = tool.model_fields
+    return {
+        "name": fields["name"].default,
+        "description": fields["description"].default,
+        "parameters": fields["args_schema"].default.model_json_schema(),
+        "asks": tool.asks,
+        "needs": tool.needs.model_dump(),
+        "gives": [str(k) for k in tool.gives],
+        "card": tool.card.model_dump(),
+        "cost": tool.cost.model_dump(),
+        "effect": str(tool.effect),
+    }
 
 
 __all__ = [

@@ -1,6 +1,7 @@
 """`apply_guideline`: guidelines that are tables, computed from facts that each say where they come from."""
 
 import re
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -53,7 +54,7 @@ class ApplyGuideline(CaseTool):
     @classmethod
     def described(cls) -> dict[str, Any]:
         """With each rule's typed inputs, as the rule has them."""
-        return {**super().described(), "rules": {n: inputs_of(r) for n, r in RULES.items()}}
+        return {**super().described(), "rules": _every_input()}
 
     def answer(self, arguments: ApplyArguments) -> Reply:
         chosen = self.bench.resources.rules.rule(arguments.guideline)
@@ -99,6 +100,12 @@ class ApplyGuideline(CaseTool):
                                "take another evidence, or give the fact itself")  # fmt: skip
             found[name] = (value, origin_of(one))
         return found
+
+
+@cache
+def _every_input() -> dict[str, Any]:
+    """The inputs of the rules in the box."""
+    return {n: inputs_of(r) for n, r in RULES.items()}
 
 
 def inputs_of(rule: Rule) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import re
 import uuid
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,9 @@ from agent.planner.understand import Reader, Turn, Understanding
 from knowledge.guidelines.minilm import MiniLM
 from knowledge.guidelines.rules import RULES
 
-NAME = "consilium-builtin-1"
+NAME = "consilium-builtin-2"
+KEPT = 256
+"""Questions whose reading is kept while they are answered."""
 
 
 class BuiltinPlanner(BaseChatModel):
@@ -31,6 +34,7 @@ class BuiltinPlanner(BaseChatModel):
     """
 
     reader: Any = Field(exclude=True)
+    kept: Any = Field(default_factory=OrderedDict, exclude=True)
 
     @classmethod
     def of(cls, embedder: MiniLM) -> "BuiltinPlanner":
@@ -54,7 +58,7 @@ class BuiltinPlanner(BaseChatModel):
 
     def _plan(self, messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]]) -> AIMessage:
         case, turns, since = _conversation(messages)
-        asked = self.reader.read(turns[-1].question, turns[:-1], case, with_facts(tools))
+        asked = self._understood(case, turns, with_facts(tools))
         if steps.refusal(asked, case):
             return AIMessage("")
         done = _calls_of(since)
@@ -66,16 +70,29 @@ class BuiltinPlanner(BaseChatModel):
             "", tool_calls=[{"name": c.tool, "args": c.arguments, "id": f"call_{uuid.uuid4().hex[:12]}"} for c in now]
         )
 
+    def _understood(self, case: dict[str, Any] | None, turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> Understanding:
+        """The question as it was read in this turn's first round: it is the same in each."""
+        key = json.dumps([case, [(t.question, t.said, t.facts) for t in turns[-4:]]], default=str)
+        if key not in self.kept:
+            self.kept[key] = self.reader.read(turns[-1].question, turns[:-1], case, tools)
+            while len(self.kept) > KEPT:
+                self.kept.popitem(last=False)
+        return self.kept[key]
+
     def _compose(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
         case, turns, since = _conversation(messages)
-        asked: Understanding = self.reader.read(turns[-1].question, turns[:-1], case, with_facts([]))
+        asked = self._understood(case, turns, with_facts([]))
         evidence = _evidence(messages[-1])
         return written(asked, case, evidence, _results(since))
 
 
+FACTS = sorted({n for r in RULES.values() for n in r.spec["facts"]})
+"""Names of all facts that rules can use."""
+
+
 def with_facts(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The tools' statements, each with the names of all facts that rules can use."""
-    facts = sorted({n for r in RULES.values() for n in r.spec["facts"]})
+    facts = FACTS
     return [{**t, "facts": facts} for t in tools] or [{"name": "", "asks": ["nothing"], "facts": facts}]
 
 

@@ -65,7 +65,8 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
             "tissue with molecular markers", "imaging gives a probability, never the marker itself", "the marker would be known"
         )
         return {**_abstain(say(spoken, "tissue"), missing), "statements": statements}
-    lead = "" if statements else say(spoken, "nothing" if results else "no_language_model")
+    aside = {"order": "order", "hostile": "not_done"}.get(asked.passed_over or "")
+    lead = (say(spoken, aside) if aside else "") if statements else say(spoken, "nothing" if results else "no_language_model")
     wants = [t for i, t in steps.OWN_WORK.items() if i in asked.intents and t not in results]
     if wants:
         lead = say(spoken, "no_tool", tool=wants[0])

@@ -89,6 +89,8 @@ class Understanding:
     follows: bool = False
     """True for a question that only makes sense with the one before it."""
     counterfactual: bool = False
+    passed_over: str | None = None
+    """What part of the question isn't done (`order` or `hostile`), where the rest of it is."""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -112,7 +114,7 @@ class Reader:
         """The understanding of `question` after `history` (oldest first) in `case` (its inventory)."""
         before = language_of(history[-1].question) if history else "en"
         language = language_of(question, before)
-        english = self.speller.mended(glossed(question, language))
+        english, passed_over = _without_orders(self.speller.mended(glossed(question, language)))
         names = list(dict.fromkeys(f for t in tools for f in t.get("facts", [])))
         site, part = _site(english, case)
         handles = tuple(h for h in re.findall(r"\b[SR]\d+(?:\.\d+)?\b", question) if h in _handles(case))
@@ -120,7 +122,7 @@ class Reader:
         point = extract.point(question)
         rules = _rules(english, case)
         asked = Understanding(
-            question=question, english=english, language=language, intents=_intents(english), tools=self._scores(english, tools),
+            question=question, english=english, language=language, passed_over=passed_over, intents=_intents(english), tools=self._scores(english, tools),
             rules=rules, topics=_topics(english, case), subject=_subject(english), unit=extract.unit_wished(english),
             month=extract.month(english), handle=named, handles=handles, at=point,
             last=bool(re.search(r"\b(last|latest|newest|most recent)\b", english, re.I)), target=_target(english),
@@ -187,6 +189,21 @@ class Reader:
                 self._examples[key] = self.embedder.embed(list(key))
             best[tool["name"]] = float((self._examples[key] @ asked.T).max())
         return best
+
+
+def _without_orders(english: str) -> tuple[str, str | None]:
+    """The question without the sentences that ask for what isn't done, where something else is asked beside them; and what they were."""
+    sentences = [s for s in re.split(r"(?<=[.?!;])\s+|\n+|(?<=\")\s+(?=[A-Z])", english) if s.strip()]
+    refused = {s: next((n for n in REFUSED if re.search(CUES[n], s, re.I)), None) for s in sentences}
+    rest = [s for s in sentences if refused[s] is None]
+    kinds = [k for k in refused.values() if k]
+    kept = " ".join(rest)
+    asks = any(
+        set(_intents(s)) - {*REFUSED, "report", "explain"} or _rules(s)
+        for s in rest
+        if not re.match(r"(the|this|that) (report|note|letter|dicom|document)\b.{0,40}\bsays?\b", s, re.I)
+    )
+    return (kept, kinds[0]) if kinds and asks else (english, None)
 
 
 _FIELD = ("nodule", "lesion", "tumour", "tumor", "metastasis", "metastases", "volume", "diameter", "segment", "measure", "radiology", "pathology",

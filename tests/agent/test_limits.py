@@ -44,7 +44,9 @@ def made(resources: Resources, sample_archive: Archive, tmp_path: Path) -> Made:
     def make(model: BaseChatModel | None = None, **more: Any) -> Assistant:
         ref = LLM if model is not None else BUILTIN
         settings = {"checkpoints": tmp_path / "c.db", **more}
-        return Assistant(sample_archive, resources, Memory(tmp_path / "m.db"), model or BuiltinPlanner.of(resources.embedder), ref, **settings)
+        return Assistant(
+            sample_archive, resources, Memory(tmp_path / "m.db"), model or BuiltinPlanner.of(resources.embedder), ref, **settings
+        )
 
     return make
 
@@ -86,7 +88,9 @@ async def test_a_model_that_says_something_false_is_caught(made: Made, false: tu
 
 async def test_a_model_that_mends_its_statement_keeps_it(made: Made) -> None:
     wrong = ("The record gives Creatinine: 17 µmol/L.", ["E1"])
-    script = ScriptedModel(lines=[calls("patient_record", {"topics": ["creatinine"]}), AIMessage(""), drafted(wrong), drafted(CREATININE)])
+    script = ScriptedModel(
+        lines=[calls("patient_record", {"topics": ["creatinine"]}), AIMessage(""), drafted(wrong), drafted(CREATININE)]
+    )
     async with made(script) as assistant:
         answer = await assistant.ask(assistant.open(patient_id=sample.PATIENT_ID).id, "What is the creatinine?")
     assert [s.text for s in answer.statements] == [CREATININE[0]] and not answer.left_out
@@ -118,7 +122,12 @@ async def test_a_model_that_never_ends_is_stopped(made: Made) -> None:
 
 
 async def test_a_draft_that_is_no_json_is_asked_for_once_more(made: Made) -> None:
-    lines = [calls("patient_record", {"topics": ["creatinine"]}), AIMessage(""), AIMessage("Sure! The creatinine"), drafted(CREATININE)]
+    lines = [
+        calls("patient_record", {"topics": ["creatinine"]}),
+        AIMessage(""),
+        AIMessage("Sure! The creatinine"),
+        drafted(CREATININE),
+    ]
     async with made(ScriptedModel(lines=lines)) as assistant:
         answer = await assistant.ask(assistant.open(patient_id=sample.PATIENT_ID).id, "What is the creatinine?")
     assert [s.text for s in answer.statements] == [CREATININE[0]]
@@ -182,7 +191,13 @@ class _Write(CaseTool):
     name: str = "write_note"
     description: str = "Write a note into the record."
     args_schema: type[BaseModel] = _Note
-    asks: ClassVar[list[str]] = ["Write a note", "Add a note to the record", "Save this note", "Note this down", "Put a note into the chart"]
+    asks: ClassVar[list[str]] = [
+        "Write a note",
+        "Add a note to the record",
+        "Save this note",
+        "Note this down",
+        "Put a note into the chart",
+    ]
     needs: ClassVar[Needs] = Needs()
     gives: ClassVar[list[Kind]] = [Kind.RECORD]
     card: ClassVar[Card] = Card(intended_use="test", accuracy="none", limits="test")
@@ -198,7 +213,9 @@ class _Write(CaseTool):
 
 @pytest.fixture
 def third_parties(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "tool_types", lambda types=registry.tool_types(): {**types, "slow_tool": _Slow, "write_note": _Write})
+    monkeypatch.setattr(
+        registry, "tool_types", lambda types=registry.tool_types(): {**types, "slow_tool": _Slow, "write_note": _Write}
+    )
     monkeypatch.setattr("agent.assistant.tool_types", registry.tool_types)
     _Write.written.clear()
     _Slow.stopped.clear()
@@ -206,7 +223,12 @@ def third_parties(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("third_parties")
 async def test_a_time_limit_ends_what_runs_and_tells_what_was_found(made: Made) -> None:
-    both = AIMessage("", tool_calls=[{"name": n, "args": a, "id": n} for n, a in (("slow_tool", {}), ("patient_record", {"topics": ["creatinine"]}))])
+    both = AIMessage(
+        "",
+        tool_calls=[
+            {"name": n, "args": a, "id": n} for n, a in (("slow_tool", {}), ("patient_record", {"topics": ["creatinine"]}))
+        ],
+    )
     async with made(ScriptedModel(lines=[both, drafted(CREATININE)]), seconds=1.0) as assistant:
         answer = await assistant.ask(assistant.open(patient_id=sample.PATIENT_ID).id, "What is the creatinine?")
         assert {s.tool: s.status for s in answer.plan} == {"slow_tool": "failed", "patient_record": "ok"}
@@ -323,7 +345,9 @@ async def test_results_of_a_conversation_are_used_again(made: Made) -> None:
 
 async def test_a_case_that_changed_is_looked_at_again(resources: Resources, archive: Archive, tmp_path: Path) -> None:
     sample.load(archive)
-    async with Assistant(archive, resources, Memory(tmp_path / "m.db"), BuiltinPlanner.of(resources.embedder), BUILTIN, tmp_path / "c.db") as assistant:
+    async with Assistant(
+        archive, resources, Memory(tmp_path / "m.db"), BuiltinPlanner.of(resources.embedder), BUILTIN, tmp_path / "c.db"
+    ) as assistant:
         conversation = assistant.open(patient_id=sample.PATIENT_ID)
         await assistant.ask(conversation.id, "What is the creatinine?")
         later = {"resourceType": "Observation", "id": "later", "status": "final", "code": {"text": "Creatinine"}, "effectiveDateTime": "2026-11-01",
@@ -350,11 +374,15 @@ async def test_a_long_conversation_is_summed_up_and_keeps_its_evidence(made: Mad
     assert again.statements[0].evidence == first.statements[0].evidence
 
 
-async def test_an_emergency_in_the_newest_report_stands_first_and_once(resources: Resources, archive: Archive, tmp_path: Path) -> None:
+async def test_an_emergency_in_the_newest_report_stands_first_and_once(
+    resources: Resources, archive: Archive, tmp_path: Path
+) -> None:
     sample.load(archive)
     text = "MRI brain 2026-11-20\n\nFINDINGS:\nThe mass has grown. There is uncal herniation on the right. No tension pneumothorax.\n"
     archive.add([Incoming("new.txt", text.encode())], Hints(patient_id=sample.PATIENT_ID, study_date="2026-11-20"))
-    async with Assistant(archive, resources, Memory(tmp_path / "m.db"), BuiltinPlanner.of(resources.embedder), BUILTIN, tmp_path / "c.db") as assistant:
+    async with Assistant(
+        archive, resources, Memory(tmp_path / "m.db"), BuiltinPlanner.of(resources.embedder), BUILTIN, tmp_path / "c.db"
+    ) as assistant:
         conversation = assistant.open(patient_id=sample.PATIENT_ID)
         answer = await assistant.ask(conversation.id, "What is the creatinine?")
         assert "uncal herniation" in answer.statements[0].text and answer.urgent == answer.statements[0].evidence
