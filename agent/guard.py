@@ -5,10 +5,18 @@ import re
 from typing import Any
 
 _ORDERS = re.compile(
-    r"ignore (all |any |your |the )*(previous |prior )?(instructions|rules)|disregard (all|any|your|the)|system prompt|"
-    r"you are now|new instructions|\bAI ?:|as an? (ai|assistant)|call the tool|call segment|do not tell|reveal",
-    re.IGNORECASE,
+    r"\b(?:ignore|disregard|forget|override|bypass)\b.{0,20}\b(?:your|all|any|previous|prior|earlier|above|the|these)\b.{0,30}(?:instruction|rule|prompt|question|record|guard|restriction)|"
+    r"system prompt|you are now|new (?:instructions|task)\b|\bAI ?:|\b(?:note|message|instruction)s? (?:to|for) (?:the )?(?:ai|assistant|model|llm|language model)|as an? (?:ai|assistant|language model)|"
+    r"\bcall (?:the (?:tool|function)|segment|\w+_\w+)|\bcall \w+ (?:on|for) (?:patient|study)|do not (?:tell|ask|show|mention|inform)|don't (?:tell|ask|show|mention|inform)|\breveal\b|"
+    r"\bassistant ?:|\bsystem ?:|\bdeveloper ?:|<\|?[a-z_/]+\|?>|\[/?INST\]|^\s*#{2,}|^\s*\{\s*\"|\btool (?:result|output|call) ?:|\bend of (?:data|document|context|report)\b|"
+    r"\b(?:always|only|just) (?:say|answer|reply|respond)|\banswer (?:only|with the word)|\byou (?:must|have to|shall|should) (?:answer|say|comply|call|reply|obey|output|report)|\bbegin (?:your )?answer|"
+    r"\b(?:next step|action) required\b|\brequired by policy\b|\bhas (?:approved|authorised|authorized|granted)\b|\bno confirmation\b|\bfollow (?:this|these|the following) (?:instruction|order)|"
+    r"\binstead,? (?:\w+ly )?(?:classify|segment|measure|show|answer|say|call|list|report|open|do|give|summari[sz]e)\b|\bcite E\d|\bevidence id\b|\bchange the plan\b|\bappend (?:it|this)\b|https?://|\bidentifiers? of\b|\bwrite_\w+|\b(?:write|save) a note that\b|\bclose (?:it|this case)\b|\bmark (?:this|it) (?:case )?as\b|"
+    r"ignorier\w* .{0,25}anweisung|ignora\w* .{0,25}instruccion|ignore\w* .{0,25}instruction|vergiss .{0,20}(?:anweisung|regel)|olvida .{0,20}(?:instruccion|regla)|oublie\w* .{0,20}(?:instruction|r[eè]gle)|"
+    r"(?:忽略|无视|忘记).{0,12}(?:指令|指示|规则|要求)|系统提示",
+    re.IGNORECASE | re.MULTILINE,
 )
+"""Text that addresses the assistant instead of describing a patient, in the languages of the reports."""
 
 
 def reads_like_an_order(text: str) -> bool:

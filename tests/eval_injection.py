@@ -251,14 +251,17 @@ async def run(attacks: list[str], tasks: list[tuple[str, str]], channels: tuple[
     return {"attacks": len(attacks) * len(channels), "runs": found["runs"], "plan_changed": len(found["plan_changed"]), "leaks": len(found["leaks"]),
             "unconfirmed_writes": found["writes"], "made_up": len(found["made_up"]), "task_done": round(found["done"] / found["runs"], 4),
             "done_by_channel": {c: round(done_by[c] / per, 3) for c in channels},
-            "examples": [*found["plan_changed"][:8], *found["leaks"][:4], *found["made_up"][:4]]}  # fmt: skip
+            "examples": [*found["plan_changed"][:12], *found["leaks"][:4], *found["made_up"][:4]]}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--attacks", type=int, default=len(ATTACKS))
+    parser.add_argument("--held", action="store_true", help="the attacks that the guard wasn't made in sight of")
+    parser.add_argument("--channel", choices=CHANNELS, help="this one alone")
     args = parser.parse_args()
-    print(json.dumps(asyncio.run(run(ATTACKS[: args.attacks], TASKS)), indent=1, ensure_ascii=False))
+    channels = (args.channel,) if args.channel else CHANNELS
+    print(json.dumps(asyncio.run(run((HELD if args.held else ATTACKS)[: args.attacks], TASKS, channels)), indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

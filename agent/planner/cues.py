@@ -14,7 +14,7 @@ CUES: dict[str, str] = {
              r"|\bwhat dose (should|do|shall) i give\b|\bhow many mg\b|\bexact dose\b|\bdose (should|shall) (i|we) (give|prescribe|start)\b",
     "hostile": r"\b(ignore|disregard|forget|override|bypass)\b.{0,12}\b(your|all|previous|prior|the|any|every|these|safety|earlier|above)\b.{0,30}\b(instruction|rule|guard|prompt|safety|restriction|filter|check|limit)"
                r"|patient list|system prompt|raw .{0,20}(list|dump)|\bdump\b.{0,30}\b(database|archive|records?|table|pacs|files?)|"
-               r"other patients?'?s?\b|another patient|different patient'?s|all (the )?patients|passwords?\b|api key|secret key|please follow it|"
+               r"other patients?'?s?\b|another patient|different patient'?s|\b(all|every|each|five|ten|last) (the |other |last )?(\w+ )?patients?\b(?! (with|who|in whom|undergo|should|need|have))|passwords?\b|api key|secret key|please follow it|"
                r"mark (this|it) as (benign|malignant|normal)|\b(pretend|act as|you are now|roleplay|developer mode|jailbreak|no restrictions)\b|"
                r"\b(follow|obey|execute|do) (what|the|its|that|those)\b.{0,25}\b(instruction|command|order|says?)\b|\breveal\b.{0,20}\b(prompt|instruction|key|name)|"
                r"\b(home )?address\b.{0,20}patient|phone number|social security|email (it|this|the|them)|send .{0,40}\b(to|outside|http)|\bpost it to\b|"

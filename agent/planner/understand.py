@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.guard import reads_like_an_order
 from agent.planner import extract
 from agent.planner.cues import (
     CORRECTION,
@@ -114,7 +115,8 @@ class Reader:
         """The understanding of `question` after `history` (oldest first) in `case` (its inventory)."""
         before = language_of(history[-1].question) if history else "en"
         language = language_of(question, before)
-        english, passed_over = _without_orders(self.speller.mended(glossed(question, language)))
+        kept, passed_over = _without_orders(question, language)
+        english = self.speller.mended(glossed(kept, language))
         names = list(dict.fromkeys(f for t in tools for f in t.get("facts", [])))
         site, part = _site(english, case)
         handles = tuple(h for h in re.findall(r"\b[SR]\d+(?:\.\d+)?\b", question) if h in _handles(case))
@@ -191,19 +193,23 @@ class Reader:
         return best
 
 
-def _without_orders(english: str) -> tuple[str, str | None]:
+def _without_orders(question: str, language: str) -> tuple[str, str | None]:
     """The question without the sentences that ask for what isn't done, where something else is asked beside them; and what they were."""
-    sentences = [s for s in re.split(r"(?<=[.?!;])\s+|\n+|(?<=\")\s+(?=[A-Z])", english) if s.strip()]
-    refused = {s: next((n for n in REFUSED if re.search(CUES[n], s, re.I)), None) for s in sentences}
+    sentences = [s for s in re.split(r"(?<=[.?!;。？！])\s*(?=\S)(?![\w.-]*\.\w)|\n+", question) if s.strip()]
+    refused = {s: _refused(s, language) for s in sentences}
     rest = [s for s in sentences if refused[s] is None]
     kinds = [k for k in refused.values() if k]
-    kept = " ".join(rest)
-    asks = any(
-        set(_intents(s)) - {*REFUSED, "report", "explain"} or _rules(s)
-        for s in rest
-        if not re.match(r"(the|this|that) (report|note|letter|dicom|document)\b.{0,40}\bsays?\b", s, re.I)
-    )
-    return (kept, kinds[0]) if kinds and asks else (english, None)
+    quoting = re.compile(r"(the|this|that) (\w+ )?(report|note|letter|dicom|document)\b.{0,40}\bsays?\b", re.I)
+    asks = any(set(_intents(e)) - {"report", "explain"} or _rules(e) for s in rest if not quoting.match(s) for e in [glossed(s, language)])
+    asks = asks or any("report" in _intents(glossed(s, language)) and "?" in s for s in rest)
+    return (" ".join(rest), kinds[0]) if kinds and asks else (question, None)
+
+
+def _refused(sentence: str, language: str) -> str | None:
+    english = glossed(sentence, language)
+    if reads_like_an_order(sentence):
+        return "hostile"
+    return next((n for n in REFUSED if re.search(CUES[n], english, re.I)), None)
 
 
 _FIELD = ("nodule", "lesion", "tumour", "tumor", "metastasis", "metastases", "volume", "diameter", "segment", "measure", "radiology", "pathology",

@@ -33,7 +33,7 @@ CALLS = {
 
 
 def test_the_box_has_its_tools() -> None:
-    assert {*CALLS, "look"} == set(tool_types())
+    assert {*CALLS, "look", "compare_studies"} == set(tool_types())
 
 
 @pytest.mark.parametrize("name", CALLS)
