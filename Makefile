@@ -6,7 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run test slow-test setup check bench eval questions lock clean
+.PHONY: run test slow-test services setup check bench eval agent-eval questions lock clean
 
 run: setup
 	$(PY) -m serving serve --sample --port $(PORT) --data $(DATA)
@@ -16,6 +16,9 @@ test: setup check
 
 slow-test: setup  # ten thousand mutated files, kills at every step: minutes each
 	$(PY) -m pytest -m slow
+
+services:  # Debian packages that tests of real services need
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium postgresql >/dev/null
 
 setup: $(READY)
 
@@ -37,8 +40,11 @@ check: setup
 bench: setup
 	$(PY) -m tests.bench --out bench.json
 
-eval: setup
-	$(PY) -m tests.eval --out eval.json
+eval: setup  # LLM_URL=… LLM_MODEL=…: the agent's questions of that model too, side by side
+	$(PY) -m tests.eval --out eval.json $(if $(LLM_URL),--llm-url $(LLM_URL) --llm-model $(LLM_MODEL))
+
+agent-eval: setup  # plans, whole answers, grounding, attacks: fails below the committed baseline's intervals
+	$(PY) -m tests.eval_agent --check --out agent-eval.json
 
 questions: setup
 	$(PY) -m tests.questions

@@ -95,6 +95,8 @@ class Draft(Frozen):
     abstained: bool = False
     lead: str = ""
     """One sentence without a medical claim, in the question's language (why it abstains)."""
+    asks_back: bool = False
+    """True where the lead is a question back to the asker."""
 
 
 def draft_schema(evidence_ids: list[str]) -> dict[str, Any]:

@@ -282,7 +282,7 @@ class Assistant:
             | {i for s in steps for i in s.evidence}
         )
         missing = _merged([Missing.model_validate(m) for m in [*(m.model_dump() for m in draft.missing), *state["missing"]]])
-        abstained = not waiting and (draft.abstained or not draft.statements)
+        abstained = not waiting and not draft.asks_back and (draft.abstained or not draft.statements)
         lead += [draft.lead or nothing_line(language)] if abstained else [draft.lead] if draft.lead else []
         return Answer(
             id=f"m_{uuid.uuid4().hex[:16]}",

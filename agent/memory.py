@@ -95,7 +95,8 @@ class Memory:
         """`where`: an SQLite file, or an SQLAlchemy URL."""
         if isinstance(where, Path):
             where.parent.mkdir(parents=True, exist_ok=True)
-        self.engine = engine_of(f"sqlite:///{where}" if isinstance(where, Path) else where, Base)
+        url = f"sqlite:///{where}" if isinstance(where, Path) else where.replace("postgresql://", "postgresql+psycopg://")
+        self.engine = engine_of(url, Base)
         self._known: OrderedDict[str, dict[str, Evidence]] = OrderedDict()
         self._lock = threading.RLock()
 

@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -92,3 +93,17 @@ def shared(*parts: str) -> Path:
         message = f"{path} isn't beside this checkout"
         pytest.fail(message) if IN_CI else pytest.skip(message)
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a real PostgreSQL; the test is skipped, with the reason, where Debian's package isn't installed (never in CI)."""
+    from tests.postgres import binaries, server
+
+    if binaries() is None:
+        message = "PostgreSQL isn't installed: `make services` does that"
+        pytest.fail(message) if IN_CI else pytest.skip(message)
+    with TemporaryDirectory(prefix="consilium-pg-") as folder:
+        Path(folder).chmod(0o755)
+        with server(Path(folder)) as url:
+            yield url

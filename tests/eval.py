@@ -150,33 +150,13 @@ def cards() -> dict[str, Any]:
     }
 
 
-def plans() -> dict[str, Any]:
-    """The built-in planner on shared/questions, tools that are in the box alone counted as findable."""
-    from agent.planner.rehearsal import rehearse
-    from tools.registry import tool_types
-
-    have = set(tool_types())
-    recall, in_box, precision, abstain = [], [], [], 0
-    lines = [json.loads(x) for x in (SHARED / "questions" / "dev.jsonl").read_text().splitlines()]
-    for line in lines:
-        result = rehearse(line["case"], line["history"], line["question"])
-        expected, got = set(line["expected_tools"]), set(result["tools"])
-        if expected:
-            recall.append(len(expected & got) / len(expected))
-        if expected & have:
-            in_box.append(len(expected & got) / len(expected & have))
-        precision.append(len(got & (expected | set(line["optional_tools"]))) / len(got) if got else 1.0)
-        abstain += result["abstain"] == line["abstain"]
-    n = len(lines)
-    return {"n": n, "tool_recall": float(np.mean(recall)), "tool_recall_of_tools_in_the_box": float(np.mean(in_box)),
-            "tool_precision": float(np.mean(precision)), "abstention": abstain / n, "abstention_interval": wilson(abstain, n)}  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("eval.json"))
+    parser.add_argument("--llm-url", help="an OpenAI-compatible server to ask the agent's questions of too")
+    parser.add_argument("--llm-model", help="the name of its model")
     args = parser.parse_args()
-    from tests import eval_words
+    from tests import eval_agent, eval_words
 
     result: dict[str, Any] = {"questions": asyncio.run(the_questions())}
     result |= {
@@ -189,11 +169,14 @@ def main() -> None:
         from tests import eval_intake
 
         result |= {"held_out_gliomas": volumes(), "foreign_pictures": foreign_pictures(), "models": cards()}
-        result |= {"plans": plans(), "which_series": eval_intake.scores()}
+        result |= {"which_series": eval_intake.scores()}
     else:
-        print("../shared isn't beside this checkout: the held-out volumes and the planner's questions were skipped")
+        print("../shared isn't beside this checkout: the held-out volumes and the shared questions were skipped")
+    agent, columns = eval_agent.measured(args.llm_url, args.llm_model)
+    result["agent"] = agent
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+    print(eval_agent.table(columns))
 
 
 if __name__ == "__main__":

@@ -141,6 +141,21 @@ def table(columns: dict[str, dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def measured(llm_url: str | None = None, llm_model: str | None = None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Every score but the attacks', and the columns of the table: the built-in planner, and a served model where one is named."""
+    wanted = [x for name in SETS for x in lines(name)]
+    found: dict[str, Any] = {"plans": plans(), "answers": told(wanted), "grounding": eval_grounding.scores()}
+    columns = {"built-in": found["answers"]}
+    if llm_url:
+        from serving.settings import Settings
+
+        name = llm_model or "model"
+        found["answers of the served model"] = columns[name] = told(
+            wanted, lambda data: Settings(data=data, llm_url=llm_url, llm_model=llm_model, llm_fallback=False)
+        )
+    return found, columns
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="keep the scores here as JSON")
@@ -150,15 +165,7 @@ def main() -> None:
     parser.add_argument("--llm-url", help="an OpenAI-compatible server to ask the same questions of")
     parser.add_argument("--llm-model", help="the name of its model")
     args = parser.parse_args()
-    wanted = [x for name in SETS for x in lines(name)]
-    found: dict[str, Any] = {"plans": plans(), "answers": told(wanted), "grounding": eval_grounding.scores()}
-    columns = {"built-in": found["answers"]}
-    if args.llm_url:
-        from serving.settings import Settings
-
-        found["answers of the served model"] = columns[args.llm_model] = told(
-            wanted, lambda data: Settings(data=data, llm_url=args.llm_url, llm_model=args.llm_model)
-        )
+    found, columns = measured(args.llm_url, args.llm_model)
     if args.attacks:
         from tests.eval_injection import ATTACKS, TASKS, run
 

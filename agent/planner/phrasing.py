@@ -6,7 +6,7 @@ from typing import Any
 from agent.language import say, titled
 from agent.planner import steps
 from agent.planner.chains import imaged, several_dates
-from agent.planner.understand import Understanding
+from agent.planner.understand import Understanding, in_order
 
 MAX_PASSAGES = 3
 """Guideline passages in one answer; more are noise."""
@@ -31,6 +31,9 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
             results: dict[str, list[str]]) -> dict[str, Any]:  # fmt: skip
     """A draft: statements with evidence ids, what is missing, whether it abstains and why."""
     spoken = asked.language
+    if len(asked.readings) > 1:
+        choices = " / ".join(f"“{r}”" for r in asked.readings)
+        return {"statements": [], "missing": [], "abstained": False, "asks_back": True, "lead": say(spoken, "which_reading", choices=choices)}
     why = None if results else steps.refusal(asked, case)
     if why:
         return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, why)}
@@ -90,7 +93,9 @@ def _abstain(lead: str, missing: dict[str, str]) -> dict[str, Any]:
 
 def _statements(asked: Understanding, evidence: dict[str, dict[str, Any]], results: dict[str, list[str]]) -> list[dict[str, Any]]:
     chosen: list[str] = []
-    lead = next((_FIRST[i] for i in _FIRST if i in asked.intents), ["apply_guideline"] if asked.rules else [])
+    lead = [t for i in in_order(asked) for t in _FIRST.get(i, steps.TOOL_OF.get(i, []))] or (["apply_guideline"] if asked.rules else [])
+    if "planning" in asked.intents or asked.counterfactual:
+        lead = _FIRST["planning" if "planning" in asked.intents else "change"] + lead
     sized = bool({"size", "growth", "count"} & set(asked.intents))
     for tool in dict.fromkeys([*lead, *_ORDER, *results]):
         ids = list(dict.fromkeys(results.get(tool, [])))

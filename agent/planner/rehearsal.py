@@ -49,7 +49,7 @@ def turns_of(history: list[dict[str, Any]]) -> list[Turn]:
 
 def _abstains(asked: Understanding, inventory: dict[str, Any] | None, calls: list[steps.Call], case: dict[str, Any]) -> bool:
     """Whether the answer would decline, as far as that can be told from what the case holds."""
-    if asked.ask_back:
+    if asked.ask_back or len(asked.readings) > 1:
         return False
     if "hostile" in asked.intents or asked.premise or asked.organ or asked.absent or not calls:
         return True

@@ -24,7 +24,7 @@ class Call:
 Abstention = str
 """Why the built-in planner abstains: a key of the phrase catalogues."""
 
-_TOOL_OF = {
+TOOL_OF = {
     "size": ["segment", "measure"],
     "count": ["detect"],
     "texture": ["segment", "radiomics"],
@@ -44,7 +44,7 @@ _TOOL_OF = {
     "similar": ["segment", "radiomics", "find_similar_cases"],
     "quiz": ["education_quiz"],
 }
-_ABOUT_A_CASE = {*_TOOL_OF, "growth", "record", "planning", "advised"}
+_ABOUT_A_CASE = {*TOOL_OF, "growth", "record", "planning", "advised"}
 OWN_WORK = {"draft": "draft_report", "check": "check_report", "similar": "find_similar_cases", "quiz": "education_quiz"}
 """Intents that one tool alone serves: where it isn't offered, the answer says so."""
 MARKER = r"\b(idh|mgmt|1p/?19q|tert|atrx|cdkn2a|egfr|alk|kras|braf|her-?2|pd-?l1|h3)\b"
@@ -101,6 +101,8 @@ def _special(asked: Understanding, case: dict[str, Any] | None, found: bool) -> 
     if asked.premise and not found:
         return [Call("patient_record", {"topics": [asked.premise, *_disease(asked.premise)]}),
                 Call("retrieve_reports", {"query": asked.premise})]  # fmt: skip
+    if len(asked.readings) > 1:
+        return []
     if asked.organ or asked.absent or asked.ask_back:
         return [Call("list_studies", {})]
     if undefined_here(asked, case):
@@ -172,9 +174,9 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
         intents -= {"growth", "finding", "count"}
     if asked.counterfactual:
         intents -= {"size", "growth", "record", "guideline", "count", "finding"}
-    found = [t for i in asked.intents if i in intents for t in _TOOL_OF.get(i, [])]
-    found += [t for i in intents - set(asked.intents) for t in _TOOL_OF.get(i, [])]
-    if "count" in intents and (re.search(r"\bhow many|\bmets?\b|metasta", asked.english, re.I) or "size" in intents):
+    found = [t for i in asked.intents if i in intents for t in TOOL_OF.get(i, [])]
+    found += [t for i in intents - set(asked.intents) for t in TOOL_OF.get(i, [])]
+    if "count" in intents and (re.search(r"\bmets?\b|metasta", asked.english, re.I) or "size" in intents):
         found += ["segment", "measure"]
     if "cancer" in intents and any({"CT", "MR"} & set(s["modality"]) for s in imaged(case)):
         found += ["detect", "segment", "measure"]
@@ -189,7 +191,7 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
 def _bare_guideline(asked: Understanding) -> bool:
     """True for a question on what guidelines say in general, about nobody."""
     general = re.search(
-        r"\bguidelines? (say|recommend|on|for|about)|\baccording to (the )?\w+ guideline|\b(what )?do(es)? (the )?(who|acr|easl|aasld|eano|nccn|esmo|astro|fleischner|bts|eau|aua|iaslc)\b",
+        r"\baccording to (the )?\w+ guideline|\b(what )?do(es)? (the )?(who|acr|easl|aasld|eano|nccn|esmo|astro|fleischner|bts|eau|aua|iaslc)\b",
         asked.english,
         re.I,
     )
@@ -224,7 +226,7 @@ def _record_names(asked: Understanding, case: dict[str, Any] | None, intents: se
 
 def _third_parties(asked: Understanding, tools: Sequence[dict[str, Any]], planned: set[str]) -> list[Call]:
     """Tools that the planner knows by their statement alone, where the question is like what they say they're asked for."""
-    known = {t for names in _TOOL_OF.values() for t in names} | set(ORDER)
+    known = {t for names in TOOL_OF.values() for t in names} | set(ORDER)
     found = []
     for tool in tools:
         name = tool["name"]

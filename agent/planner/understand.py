@@ -35,6 +35,8 @@ SIMILAR = 0.60
 """Cosine to one of a tool's example questions from which the tool is taken without a cue."""
 NEAR = 0.42
 """Below this best cosine, and without a cue, nothing the tools do fits the question."""
+CLOSE = 0.015
+"""Two tools whose best cosines are nearer than this, where no word decides between them, are asked back about."""
 REFUSED = ("order", "hostile")
 ON_IMAGES = {"growth", "size", "count", "texture", "look", "see", "where", "type", "metadata", "draft"}
 """Intents that need an image to look at."""
@@ -86,6 +88,8 @@ class Understanding:
     """A study, sequence or date that the question takes for granted and the case lacks."""
     ask_back: bool = False
     """True where studies of several body parts fit and the question doesn't say which."""
+    readings: tuple[str, ...] = ()
+    """Example questions of the tools that the question may mean, where no word decides between them."""
     side: str | None = None
     follows: bool = False
     """True for a question that only makes sense with the one before it."""
@@ -117,6 +121,7 @@ class Reader:
         language = language_of(question, before)
         kept, passed_over = _without_orders(question, language)
         english = self.speller.mended(glossed(kept, language))
+        scores, nearest = self._scores(english, tools)
         names = list(dict.fromkeys(f for t in tools for f in t.get("facts", [])))
         site, part = _site(english, case)
         handles = tuple(h for h in re.findall(r"\b[SR]\d+(?:\.\d+)?\b", question) if h in _handles(case))
@@ -124,7 +129,7 @@ class Reader:
         point = extract.point(question)
         rules = _rules(english, case)
         asked = Understanding(
-            question=question, english=english, language=language, passed_over=passed_over, intents=_intents(english), tools=self._scores(english, tools),
+            question=question, english=english, language=language, passed_over=passed_over, intents=_intents(english), tools=scores,
             rules=rules, topics=_topics(english, case), subject=_subject(english), unit=extract.unit_wished(english),
             month=extract.month(english), handle=named, handles=handles, at=point,
             last=bool(re.search(r"\b(last|latest|newest|most recent)\b", english, re.I)), target=_target(english),
@@ -141,7 +146,7 @@ class Reader:
         elsewhere = {"guideline", "contrast", "report", "planning", "record", "hostile", "order"}
         if not asked.rules and not asked.premise and not asked.organ and not set(asked.intents) & elsewhere:
             asked = replace(asked, absent=_absent(english, asked.month, case))
-        return replace(asked, ask_back=_several(asked, case))
+        return replace(asked, ask_back=_several(asked, case), readings=_readings(asked, nearest))
 
     def _after(self, asked: Understanding, history: Sequence[Turn], case: dict[str, Any] | None, tools: Sequence[dict[str, Any]],
                names: list[str]) -> Understanding:  # fmt: skip
@@ -181,16 +186,28 @@ class Reader:
             asked, facts={**stated, **asked.facts} if asked.rules else asked.facts, premise=None if asked.rules else asked.premise
         )
 
-    def _scores(self, english: str, tools: Sequence[dict[str, Any]]) -> dict[str, float]:
+    def _scores(self, english: str, tools: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[str, str]]:
+        """The best cosine of each tool, and the example question that has it."""
         clauses = [c for c in re.split(r"[?;.]\s+|,?\s+and\s+(?=what|how|is|are|which|give|does|has)", english) if len(c) > 3]
         asked = self.embedder.embed(list(dict.fromkeys([english, *clauses])))
         best: dict[str, float] = {}
+        nearest: dict[str, str] = {}
         for tool in tools:
             key = tuple(tool["asks"])
             if key not in self._examples:
                 self._examples[key] = self.embedder.embed(list(key))
-            best[tool["name"]] = float((self._examples[key] @ asked.T).max())
-        return best
+            cosines = (self._examples[key] @ asked.T).max(1)
+            best[tool["name"]], nearest[tool["name"]] = float(cosines.max()), key[int(cosines.argmax())]
+        return best, nearest
+
+
+def _readings(asked: Understanding, nearest: dict[str, str]) -> tuple[str, ...]:
+    """The two readings that are too close to choose between."""
+    decided = asked.intents or asked.rules or asked.premise or asked.organ or asked.absent or asked.ask_back or asked.follows
+    best = sorted(((s, t) for t, s in asked.tools.items()), reverse=True)[:2]
+    if decided or len(best) < 2 or not NEAR <= best[1][0] <= best[0][0] < SIMILAR or best[0][0] - best[1][0] >= CLOSE:
+        return ()
+    return tuple(dict.fromkeys(nearest[t] for _, t in best))
 
 
 def _without_orders(question: str, language: str) -> tuple[str, str | None]:
@@ -283,6 +300,12 @@ def _intents(english: str) -> tuple[str, ...]:
         if "report" not in named:
             elsewhere |= named
     return tuple(n for n in found if n not in _SEEN or n in elsewhere)
+
+
+def in_order(asked: "Understanding") -> list[str]:
+    """The intents in the order in which the question names them."""
+    places = {i: m.start() for i in asked.intents if i in CUES and (m := re.search(CUES[i], asked.english, re.I))}
+    return sorted(asked.intents, key=lambda i: places.get(i, 0))
 
 
 def _leans(english: str, asked: Understanding) -> bool:

@@ -408,3 +408,29 @@ async def test_a_model_that_sees_gets_the_key_slices_with_the_evidence(
     parts = script.seen[-1][-1].content
     assert isinstance(parts, list) and 1 <= len([p for p in parts if p["type"] == "image_url"]) <= 4
     assert all(p["image_url"]["url"].startswith("data:image/png;base64,") for p in parts[1:])
+
+
+async def test_conversations_and_checkpoints_in_postgresql(resources: Resources, sample_archive: Archive, postgres: str) -> None:
+    """Asked, confirmed-less and asked again by two processes' worth of assistants on one database."""
+    planner = BuiltinPlanner.of(resources.embedder)
+    async with Assistant(sample_archive, resources, Memory(postgres), planner, BUILTIN, postgres) as assistant:
+        conversation = assistant.open(patient_id=sample.PATIENT_ID)
+        first = await assistant.ask(conversation.id, "What is the creatinine?")
+    async with Assistant(sample_archive, resources, Memory(postgres), planner, BUILTIN, postgres) as assistant:
+        again = await assistant.ask(conversation.id, "And again?")
+        state = await assistant._graph.aget_state({"configurable": {"thread_id": conversation.id}})
+        assert [s.message for s in again.plan] == ["from this conversation"] and again.statements[0].evidence == first.statements[0].evidence
+        assert sum(m.type == "system" for m in state.values["messages"]) == 1
+        assert [m.question for m in assistant.memory.messages(conversation.id)] == ["What is the creatinine?", "And again?"]
+
+
+def test_two_processes_number_the_evidence_of_one_conversation(postgres: str) -> None:
+    """The number that another process gave in between isn't given twice."""
+    one, two = Memory(postgres), Memory(postgres)
+
+    def fact(name: str) -> Fact:
+        return Fact(kind=Kind.RECORD, title=name, statement=name, value=name, source=RecordRef(resource="Observation/1", path="value"))
+
+    assert [e.id for e in one.number("t_shared", [fact("a")], None)] == ["E1"]
+    assert [e.id for e in two.number("t_shared", [fact("a"), fact("b")], None)] == ["E1", "E2"]
+    assert [e.id for e in one.number("t_shared", [fact("c"), fact("b")], None)] == ["E3", "E2"]

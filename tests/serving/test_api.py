@@ -274,3 +274,43 @@ def test_the_page_is_closed_to_other_hosts(client: TestClient) -> None:
 
 def test_compressed_bodies_are_not_taken(client: TestClient) -> None:
     assert client.post("/v1/conversations", content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"}).status_code == 415
+
+
+@pytest.fixture
+def writing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A tool that writes, offered beside those of the box; what it wrote."""
+    from tests.agent.test_limits import _Write
+    from tools import registry
+
+    _Write.written.clear()
+    types = {**registry.tool_types(), "write_note": _Write}
+    for place in ("tools.registry.tool_types", "agent.assistant.tool_types", "serving.api.tools.tool_types"):
+        monkeypatch.setattr(place, lambda: types)
+    return _Write.written
+
+
+def test_nothing_is_written_before_a_person_lets_it(client: TestClient, writing: list[str]) -> None:
+    arguments = {"arguments": {"text": "call the ward"}, "patient_id": sample.PATIENT_ID}
+    refused = client.post("/v1/tools/write_note", json=arguments)
+    assert refused.json()["status"] == "refused" and "confirmed" in refused.json()["text"] and not writing
+    done = client.post("/v1/tools/write_note", json={**arguments, "confirmed": True})
+    assert done.json()["status"] == "ok" and writing == ["call the ward"]
+
+
+def test_an_answer_that_waits_is_confirmed_or_let_go(client: TestClient, writing: list[str]) -> None:
+    made = conversation(client)
+    waiting = client.post(f"/v1/conversations/{made}/messages", json={"text": "Add a note to the record"}).json()
+    assert not writing
+    nothing = client.post(f"/v1/conversations/{conversation(client)}/messages/current/confirm", json={"approve": True})
+    assert nothing.status_code == 404 and nothing.json()["hint"]
+    assert [p["tool"] for p in waiting["confirm"]] == ["write_note"], waiting["text"]
+    declined = client.post(f"/v1/conversations/{made}/messages/current/confirm", json={"approve": False}).json()
+    assert declined["plan"][0]["status"] == "refused" and not writing
+
+
+def test_a_clicked_place_reaches_the_tool(client: TestClient) -> None:
+    made = conversation(client)
+    asked = {"text": "How big is the lesion here?", "at": {"series": "S1.1", "point": [120, 100, 80]}}
+    answer = client.post(f"/v1/conversations/{made}/messages", json=asked).json()
+    assert any(s["arguments"].get("at") == [120, 100, 80] for s in answer["plan"])
+    assert client.post(f"/v1/conversations/{made}/messages", json={**asked, "at": {"series": "../x", "point": [1, 2, 3]}}).status_code == 422

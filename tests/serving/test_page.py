@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,19 +27,26 @@ COLOURED = """() => { const c = document.getElementById('canvas'); const d = c.g
 """Pixels of the canvas that aren't grey."""
 
 
-@pytest.fixture
-def link(data_with_sample: Path) -> Iterator[str]:
+@contextmanager
+def served(data: Path) -> Iterator[str]:
+    """The chat link of a server on `data`, in a thread."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(create_app(Settings(data=data_with_sample)), port=port, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(create_app(Settings(data=data)), port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}/#key={KeyRing(data_with_sample / 'access').local()}"
+    yield f"http://127.0.0.1:{port}/#key={KeyRing(data / 'access').local()}"
     server.should_exit = True
     thread.join(15)
+
+
+@pytest.fixture
+def link(data_with_sample: Path) -> Iterator[str]:
+    with served(data_with_sample) as url:
+        yield url
 
 
 @pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="chromium isn't installed (Debian package chromium)")
@@ -109,3 +117,46 @@ async def test_the_page_answers_and_opens_its_evidence(link: str, tmp_path: Path
         await page.screenshot(path=tmp_path / "page.png")
         await browser.close()
     assert not outside and not errors, (outside, errors)
+
+
+@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="chromium isn't installed (Debian package chromium)")
+async def test_a_write_waits_for_its_button_and_an_emergency_stands_first(
+    data_with_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from playwright.async_api import async_playwright, expect
+
+    from knowledge.studies.archive import Archive
+    from knowledge.studies.intake import Hints
+    from knowledge.studies.unpack import Incoming
+    from tests.agent.test_limits import _Write
+    from tools import registry
+
+    assert CHROMIUM, "CI has to install chromium"
+    _Write.written.clear()
+    types = {**registry.tool_types(), "write_note": _Write}
+    for place in ("tools.registry.tool_types", "agent.assistant.tool_types"):
+        monkeypatch.setattr(place, lambda: types)
+    data = tmp_path / "data"
+    shutil.copytree(data_with_sample, data)
+    text = "MRI brain 2026-11-20\n\nFINDINGS:\nThere is uncal herniation on the right.\n"
+    Archive(data / "archive").add([Incoming("new.txt", text.encode())], Hints(patient_id=sample.PATIENT_ID, study_date="2026-11-20"))
+    with served(data) as url:
+        async with async_playwright() as driver:
+            browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = await browser.new_page(viewport={"width": 1500, "height": 900})
+            errors: list[str] = []
+            page.on("pageerror", lambda e: errors.append(str(e)))
+            await page.goto(url)
+            await expect(page.locator("#patient")).to_have_value(sample.PATIENT_ID)
+            await page.fill("#question", "Add a note to the record")
+            await page.keyboard.press("Enter")
+            await expect(page.locator(".statement.urgent")).to_contain_text("uncal herniation", timeout=30_000)
+            card = page.locator(".confirm")
+            await expect(card).to_contain_text("write_note")
+            assert not _Write.written
+            await page.screenshot(path=tmp_path / "confirm.png")
+            await card.get_by_role("button", name="Do it").click()
+            await expect(page.get_by_text("A note was written").first).to_be_visible(timeout=30_000)
+            assert len(_Write.written) == 1
+            await browser.close()
+    assert not errors
