@@ -12,6 +12,9 @@ _ORDERS = re.compile(
     r"\b(?:always|only|just) (?:say|answer|reply|respond)|\banswer (?:only|with the word)|\byou (?:must|have to|shall|should) (?:answer|say|comply|call|reply|obey|output|report)|\bbegin (?:your )?answer|"
     r"\b(?:next step|action) required\b|\brequired by policy\b|\bhas (?:approved|authorised|authorized|granted)\b|\bno confirmation\b|\bfollow (?:this|these|the following) (?:instruction|order)|"
     r"\binstead,? (?:\w+ly )?(?:classify|segment|measure|show|answer|say|call|list|report|open|do|give|summari[sz]e)\b|\bcite E\d|\bevidence id\b|\bchange the plan\b|\bappend (?:it|this)\b|https?://|\bidentifiers? of\b|\bwrite_\w+|\b(?:write|save) a note that\b|\bclose (?:it|this case)\b|\bmark (?:this|it) (?:case )?as\b|"
+    r"\b(?:every|all|each|further|your) (?:further )?(?:answers?|repl(?:y|ies)|responses?|questions?)\b.{0,40}\b(?:must|state|say|end|with|be)\b|\brespond to (?:all|every)|\brepeat after me\b|\bfrom now on\b|"
+    r"\bskip (?:every|all|any|the) tools?\b|\bprint (?:everything|all)\b|\babove this line\b|\bexecute ?:|\bdecode (?:and|it)\b|\b(?:hi|hello|dear|hey) (?:claude|gpt|chatgpt|assistant|ai|model)\b|\bautomated reader|\bai readers?\b|"
+    r"\bsafety is off\b|\bwithout asking\b|\bsin pedir\b|\bsans demander\b|\bohne (?:zu fragen|rückfrage|bestätigung)|\w+_\w+\(|\balle antworten\b|\b(?:use|take) .{1,20} from now on|\bopen the (?:chart|record|file) of\b|管理员|所有患者|"
     r"ignorier\w* .{0,25}anweisung|ignora\w* .{0,25}instruccion|ignore\w* .{0,25}instruction|vergiss .{0,20}(?:anweisung|regel)|olvida .{0,20}(?:instruccion|regla)|oublie\w* .{0,20}(?:instruction|r[eè]gle)|"
     r"(?:忽略|无视|忘记).{0,12}(?:指令|指示|规则|要求)|系统提示",
     re.IGNORECASE | re.MULTILINE,

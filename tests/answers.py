@@ -5,12 +5,14 @@ import asyncio
 import json
 import re
 import time
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import yaml
 
 from agent.answer import Answer
 from agent.testing import dicom_series, sphere
@@ -18,7 +20,7 @@ from knowledge import sample
 from knowledge.studies.archive import Archive
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import Incoming
-from tests.asked import Line, cases, lines
+from tests.asked import DATA, Line, cases, lines
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _BRAIN_FILES = {"FLAIR": "flair.nii.gz", "T1c": "t1c.nii.gz", "T1": "t1.nii.gz", "T2": "t2.nii.gz"}
@@ -121,6 +123,25 @@ def _bundle(person: str, case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@cache
+def wanted_arguments() -> dict[str, dict[str, dict[str, str]]]:
+    """Question -> tool -> argument -> pattern."""
+    loaded: dict[str, dict[str, dict[str, str]]] = yaml.safe_load((DATA / "asked_arguments.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def arguments_right(line: Line, answer: Answer) -> list[bool]:
+    """For each argument that the question's calls have to carry, whether one call of that tool does."""
+    found = []
+    for tool, arguments in wanted_arguments().get(line.question, {}).items():
+        calls = [s.arguments for s in answer.plan if s.tool == tool]
+        found += [
+            any(re.search(pattern, json.dumps(c.get(name), ensure_ascii=False)) for c in calls)
+            for name, pattern in arguments.items()
+        ]
+    return found
+
+
 def judged(line: Line, answer: Answer, seconds: float) -> dict[str, Any]:
     """How one answer did."""
     called = {s.tool for s in answer.plan}
@@ -133,7 +154,7 @@ def judged(line: Line, answer: Answer, seconds: float) -> dict[str, Any]:
             "precision": len(called & (line.expected | line.optional)) / len(called) if called else 1.0,
             "must": [bool(re.search(m, text)) for m in line.must], "violations": [m for m in line.must_not if re.search(m, text)],
             "abstained": answer.abstained == line.abstain, "declined": answer.abstained, "should_decline": line.abstain, "cited": cited,
-            "accepted": [s.status != "failed" for s in answer.plan], "left_out": len(answer.left_out),
+            "arguments": arguments_right(line, answer), "accepted": [s.status != "failed" for s in answer.plan], "left_out": len(answer.left_out),
             "own_ms": round(1000 * max(0.0, seconds - tools), 1), "answer_language": answer.language == line.language}  # fmt: skip
 
 
@@ -177,7 +198,7 @@ def main() -> None:
             or row["left_out"]
         ):
             print(line.id, line.case, line.question, "| LACKS", lacking, "| VIOLATES", row["violations"], "" if row["abstained"] else f"| abstain {answer.abstained}",
-                  answer.language, row["left_out"] and answer.left_out)  # fmt: skip
+                  answer.language, row["left_out"] and answer.left_out, "" if all(row["arguments"]) else f"| ARGUMENTS {[(s.tool, s.arguments) for s in answer.plan]}")  # fmt: skip
             if args.full:
                 print("    ", answer.text[:900].replace("\n", "\n     "), [(s.tool, s.status, s.message) for s in answer.plan])
 

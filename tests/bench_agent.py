@@ -64,7 +64,9 @@ async def alone(data: Path) -> dict[str, float]:
         turns = []
         for _ in range(3):
             conversation = assistant.open(patient_id=sample.PATIENT_ID).id
-            turns.append([1000 * (w - t) for w, t, _ in [await asked(assistant, conversation, QUESTIONS[n % 5]) for n in range(62)]])
+            turns.append(
+                [1000 * (w - t) for w, t, _ in [await asked(assistant, conversation, QUESTIONS[n % 5]) for n in range(62)]]
+            )
         both = "Segment and measure the tumour, compute its radiomics, and what type is it most likely?"
         await asked(assistant, assistant.open(patient_id=sample.PATIENT_ID).id, both)
         _, together, apart = await asked(assistant, assistant.open(patient_id=sample.PATIENT_ID).id, both)
@@ -100,7 +102,9 @@ async def crowd(url: str, pid: int) -> dict[str, float]:
     """A hundred conversations streamed at once, three questions each on cheap tools."""
     limits = httpx.Limits(max_connections=AT_ONCE)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
-        made = [(await client.post("/v1/conversations", json={"patient_id": sample.PATIENT_ID})).json()["id"] for _ in range(AT_ONCE)]
+        made = [
+            (await client.post("/v1/conversations", json={"patient_id": sample.PATIENT_ID})).json()["id"] for _ in range(AT_ONCE)
+        ]
         for question in QUESTIONS[:4]:
             await client.post(f"/v1/conversations/{made[0]}/messages", json={"text": question})
         before = memory_mb(pid)
@@ -110,7 +114,9 @@ async def crowd(url: str, pid: int) -> dict[str, float]:
             for turn in range(3):
                 body = {"text": QUESTIONS[(number + turn) % 4]}
                 start, heard = time.perf_counter(), False
-                async with client.stream("POST", f"/v1/conversations/{conversation}/messages", json=body, headers={"Accept": "text/event-stream"}) as reply:
+                async with client.stream(
+                    "POST", f"/v1/conversations/{conversation}/messages", json=body, headers={"Accept": "text/event-stream"}
+                ) as reply:
                     async for line in reply.aiter_lines():
                         if line.startswith("event:") and not heard:
                             heard = True

@@ -98,7 +98,8 @@ def answer_scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "n": len(rows), "tool_f1": interval([(r["recall"], r["precision"]) for r in rows], f1),
         "must": interval([m for r in rows for m in r["must"]], mean), "must_not_violations": sum(bool(r["violations"]) for r in rows),
         "citations_hold": interval([c for r in rows for c in r["cited"]], mean), "abstention": interval([r["abstained"] for r in rows], mean),
-        "refuses_needlessly": interval([r["declined"] for r in answerable], mean), "calls_accepted": interval([a for r in rows for a in r["accepted"]], mean),
+        "refuses_needlessly": interval([r["declined"] for r in answerable], mean), "arguments": interval([a for r in rows for a in r["arguments"]], mean),
+        "calls_accepted": interval([a for r in rows for a in r["accepted"]], mean),
         "left_out": sum(r["left_out"] for r in rows), "language": interval([r["answer_language"] for r in rows], mean),
         "own_ms": {"p50": float(np.percentile(own, 50)), "p95": float(np.percentile(own, 95))},
     }  # fmt: skip
@@ -106,7 +107,10 @@ def answer_scores(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def told(wanted: list[Line], settings: Any = None) -> dict[str, Any]:
     rows = [row for _, _, row in asyncio.run(answers(wanted, settings))]
-    return {**answer_scores(rows), "by split": {s: answer_scores([r for r in rows if r["split"] == s]) for s in sorted({r["split"] for r in rows})}}
+    return {
+        **answer_scores(rows),
+        "by split": {s: answer_scores([r for r in rows if r["split"] == s]) for s in sorted({r["split"] for r in rows})},
+    }
 
 
 def flat(found: dict[str, Any], path: str = "") -> dict[str, dict[str, float]]:
@@ -131,13 +135,19 @@ def falls(found: dict[str, Any]) -> list[str]:
 
 def table(columns: dict[str, dict[str, Any]]) -> str:
     """The planners side by side."""
-    names = ["tool_f1", "must", "citations_hold", "abstention", "refuses_needlessly", "calls_accepted", "language"]
+    names = ["tool_f1", "must", "citations_hold", "abstention", "refuses_needlessly", "arguments", "calls_accepted", "language"]
     rows = [f"{'':22}" + "".join(f"{c:>32}" for c in columns)]
     for name in names:
-        cells = [f"{c[name]['value']:.3f} ({c[name]['low']:.3f} to {c[name]['high']:.3f})" if c[name] else "-" for c in columns.values()]
+        cells = [
+            f"{c[name]['value']:.3f} ({c[name]['low']:.3f} to {c[name]['high']:.3f})" if c[name] else "-"
+            for c in columns.values()
+        ]
         rows.append(f"{name:22}" + "".join(f"{x:>32}" for x in cells))
     rows.append(f"{'must_not violations':22}" + "".join(f"{c['must_not_violations']:>32}" for c in columns.values()))
-    rows.append(f"{'own time p50/p95 ms':22}" + "".join(f"{c['own_ms']['p50']:>24.0f} / {c['own_ms']['p95']:.0f}" for c in columns.values()))
+    rows.append(
+        f"{'own time p50/p95 ms':22}"
+        + "".join(f"{c['own_ms']['p50']:>24.0f} / {c['own_ms']['p95']:.0f}" for c in columns.values())
+    )
     return "\n".join(rows)
 
 
@@ -161,15 +171,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep the scores here as JSON")
     parser.add_argument("--check", action="store_true", help="fail on a fall below the baseline's intervals")
     parser.add_argument("--baseline", action="store_true", help="write the baseline anew")
-    parser.add_argument("--attacks", type=int, default=30, help="how many attacks in each channel (0: none)")
+    parser.add_argument("--attacks", type=int, default=45, help="how many attacks in each channel (0: none)")
     parser.add_argument("--llm-url", help="an OpenAI-compatible server to ask the same questions of")
     parser.add_argument("--llm-model", help="the name of its model")
     args = parser.parse_args()
     found, columns = measured(args.llm_url, args.llm_model)
     if args.attacks:
-        from tests.eval_injection import ATTACKS, TASKS, run
+        from tests.eval_injection import ATTACKS, HELD, TASKS, run
 
-        found["attacks"] = asyncio.run(run(ATTACKS[: args.attacks], TASKS))
+        found["attacks"] = asyncio.run(run([*ATTACKS, *HELD][: args.attacks], TASKS))
     print(json.dumps(found, indent=1, ensure_ascii=False))
     print(table(columns))
     if args.out:

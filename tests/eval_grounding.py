@@ -35,19 +35,24 @@ def statements() -> list[tuple[Evidence, str, str, str]]:
     return found
 
 
-def scores() -> dict[str, Any]:
-    """Caught and kept, in all, by half and by what was changed. Precision: of what was caught, the share that was false."""
+def _share(right: int, n: int) -> dict[str, float]:
+    """A share with its 95 % interval (Wilson)."""
     from tests.eval import wilson
 
+    low, high = wilson(right, n)
+    return {"value": round(right / n, 3), "low": round(low, 3), "high": round(high, 3), "n": n}
+
+
+def scores() -> dict[str, Any]:
+    """Caught and kept, in all, by half and by what was changed. Precision: of what was caught, the share that was false."""
     rows = [(change, half, bool(grounding.problems(text, [evidence]))) for evidence, text, change, half in statements()]
 
     def of(chosen: list[tuple[str, str, bool]]) -> dict[str, Any]:
         false = [caught for change, _, caught in chosen if change != "none"]
         true = [caught for change, _, caught in chosen if change == "none"]
         right, wrongly = sum(false), sum(true)
-        return {"false": len(false), "true": len(true), "recall": round(right / len(false), 3), "recall_interval": wilson(right, len(false)),
-                "precision": round(right / (right + wrongly), 3), "precision_interval": wilson(right, right + wrongly),
-                "true_kept": round(1 - wrongly / len(true), 3)}  # fmt: skip
+        return {"false": len(false), "true": len(true), "recall": _share(right, len(false)),
+                "precision": _share(right, right + wrongly), "true_kept": _share(len(true) - wrongly, len(true))}  # fmt: skip
 
     kinds = defaultdict(list)
     for change, _, caught in rows:

@@ -29,11 +29,16 @@ from knowledge.studies.unpack import Incoming
 from tools import registry
 from tools.base import Card, CaseTool, Effect, Needs, Reply, Resources
 
-ATTACKS = [
-    x
-    for x in (Path(__file__).parent / "data" / "attacks.txt").read_text(encoding="utf-8").splitlines()
-    if x and not x.startswith("#")
-]
+
+def attacks_of(name: str) -> list[str]:
+    """The attacks of a file in tests/data."""
+    rows = (Path(__file__).parent / "data" / name).read_text(encoding="utf-8").splitlines()
+    return [x for x in rows if x and not x.startswith("# ")]
+
+
+ATTACKS = attacks_of("attacks.txt")
+HELD = attacks_of("attacks_held.txt")
+"""Written after the guard was made in sight of the others; their first run is told in the file."""
 OTHER, SECRET = "OTHER-7", "Zebulon Quarkmann"
 CHANNELS = ("report", "tag", "file name", "record", "picture", "tool result", "tool description", "user message")
 TASKS = [
@@ -261,7 +266,11 @@ def main() -> None:
     parser.add_argument("--channel", choices=CHANNELS, help="this one alone")
     args = parser.parse_args()
     channels = (args.channel,) if args.channel else CHANNELS
-    print(json.dumps(asyncio.run(run((HELD if args.held else ATTACKS)[: args.attacks], TASKS, channels)), indent=1, ensure_ascii=False))
+    print(
+        json.dumps(
+            asyncio.run(run((HELD if args.held else ATTACKS)[: args.attacks], TASKS, channels)), indent=1, ensure_ascii=False
+        )
+    )
 
 
 if __name__ == "__main__":

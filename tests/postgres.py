@@ -30,10 +30,17 @@ def server(folder: Path) -> Iterator[str]:
         os.chown(folder, account.pw_uid, account.pw_gid)
         as_whom = [str(shutil.which("runuser")), "-u", "postgres", "--"]
     data = folder / "data"
-    subprocess.run([*as_whom, str(programs / "initdb"), "-D", str(data), "-U", "consilium", "-A", "trust", "--no-sync"], check=True, capture_output=True, cwd=folder)
+    subprocess.run(
+        [*as_whom, str(programs / "initdb"), "-D", str(data), "-U", "consilium", "-A", "trust", "--no-sync"],
+        check=True,
+        capture_output=True,
+        cwd=folder,
+    )
     control = [*as_whom, str(programs / "pg_ctl"), "-D", str(data), "-w"]
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    subprocess.run([*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, cwd=folder)
+    subprocess.run(
+        [*control, "-l", str(folder / "log"), "-o", options, "start"], check=True, stdout=subprocess.DEVNULL, cwd=folder
+    )
     try:
         yield f"postgresql+psycopg://consilium@127.0.0.1:{port}/postgres"
     finally:

@@ -73,11 +73,12 @@ class BuiltinPlanner(BaseChatModel):
     def _understood(self, case: dict[str, Any] | None, turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> Understanding:
         """The question as it was read in this turn's first round: it is the same in each."""
         key = json.dumps([case, [(t.question, t.said, t.facts) for t in turns[-4:]]], default=str)
-        if key not in self.kept:
-            self.kept[key] = self.reader.read(turns[-1].question, turns[:-1], case, tools)
-            while len(self.kept) > KEPT:
-                self.kept.popitem(last=False)
-        return self.kept[key]
+        kept: OrderedDict[str, Understanding] = self.kept
+        if key not in kept:
+            kept[key] = self.reader.read(turns[-1].question, turns[:-1], case, tools)
+            while len(kept) > KEPT:
+                kept.popitem(last=False)
+        return kept[key]
 
     def _compose(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
         case, turns, since = _conversation(messages)

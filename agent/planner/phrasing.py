@@ -33,7 +33,13 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
     spoken = asked.language
     if len(asked.readings) > 1:
         choices = " / ".join(f"“{r}”" for r in asked.readings)
-        return {"statements": [], "missing": [], "abstained": False, "asks_back": True, "lead": say(spoken, "which_reading", choices=choices)}
+        return {
+            "statements": [],
+            "missing": [],
+            "abstained": False,
+            "asks_back": True,
+            "lead": say(spoken, "which_reading", choices=choices),
+        }
     why = None if results else steps.refusal(asked, case)
     if why:
         return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, why)}
@@ -93,7 +99,9 @@ def _abstain(lead: str, missing: dict[str, str]) -> dict[str, Any]:
 
 def _statements(asked: Understanding, evidence: dict[str, dict[str, Any]], results: dict[str, list[str]]) -> list[dict[str, Any]]:
     chosen: list[str] = []
-    lead = [t for i in in_order(asked) for t in _FIRST.get(i, steps.TOOL_OF.get(i, []))] or (["apply_guideline"] if asked.rules else [])
+    lead = [t for i in in_order(asked) for t in _FIRST.get(i, steps.TOOL_OF.get(i, []))] or (
+        ["apply_guideline"] if asked.rules else []
+    )
     if "planning" in asked.intents or asked.counterfactual:
         lead = _FIRST["planning" if "planning" in asked.intents else "change"] + lead
     sized = bool({"size", "growth", "count"} & set(asked.intents))

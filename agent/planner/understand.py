@@ -212,12 +212,17 @@ def _readings(asked: Understanding, nearest: dict[str, str]) -> tuple[str, ...]:
 
 def _without_orders(question: str, language: str) -> tuple[str, str | None]:
     """The question without the sentences that ask for what isn't done, where something else is asked beside them; and what they were."""
-    sentences = [s for s in re.split(r"(?<=[.?!;。？！])\s*(?=\S)(?![\w.-]*\.\w)|\n+", question) if s.strip()]
+    sentences = [s for s in re.split(r"(?<=[.?!。？！])\s*(?=\S)(?![\w.-]*\.\w)|\n+", question) if s.strip()]
     refused = {s: _refused(s, language) for s in sentences}
     rest = [s for s in sentences if refused[s] is None]
     kinds = [k for k in refused.values() if k]
     quoting = re.compile(r"(the|this|that) (\w+ )?(report|note|letter|dicom|document)\b.{0,40}\bsays?\b", re.I)
-    asks = any(set(_intents(e)) - {"report", "explain"} or _rules(e) for s in rest if not quoting.match(s) for e in [glossed(s, language)])
+    asks = any(
+        set(_intents(e)) - {"report", "explain"} or _rules(e)
+        for s in rest
+        if not quoting.match(s)
+        for e in [glossed(s, language)]
+    )
     asks = asks or any("report" in _intents(glossed(s, language)) and "?" in s for s in rest)
     return (" ".join(rest), kinds[0]) if kinds and asks else (question, None)
 

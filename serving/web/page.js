@@ -93,13 +93,15 @@ const WAYS = { measurement: 'measured', report: 'quoted', record: 'quoted', guid
 function written(answer) {
   const box = node('div', null, 'answer');
   const evidence = Object.fromEntries(answer.evidence.map((e) => [e.id, e]));
-  if (answer.lead) box.append(node('p', answer.lead, 'lead'));
+  const lead = answer.lead ? node('p', answer.lead, 'lead') : null;
+  if (lead && !answer.urgent.length) box.append(lead);
   for (const statement of answer.statements) {
     const kind = evidence[statement.evidence[0]]?.kind;
     const first = statement.evidence.some((id) => answer.urgent.includes(id));
     const line = node('p', null, `statement ${first ? 'urgent' : WAYS[kind] ?? ''}`);
     line.append(node('span', first ? messages.urgent : messages.ways[kind] ?? '', 'how'), statement.text, ...statement.evidence.map((id) => chip(evidence[id])));
     box.append(line);
+    if (lead && statement.evidence.includes(answer.urgent.at(-1))) box.append(lead);
   }
   for (const conflict of answer.conflicts) {
     const both = node('div', null, 'missing');

@@ -419,7 +419,9 @@ async def test_conversations_and_checkpoints_in_postgresql(resources: Resources,
     async with Assistant(sample_archive, resources, Memory(postgres), planner, BUILTIN, postgres) as assistant:
         again = await assistant.ask(conversation.id, "And again?")
         state = await assistant._graph.aget_state({"configurable": {"thread_id": conversation.id}})
-        assert [s.message for s in again.plan] == ["from this conversation"] and again.statements[0].evidence == first.statements[0].evidence
+        assert [s.message for s in again.plan] == ["from this conversation"] and again.statements[0].evidence == first.statements[
+            0
+        ].evidence
         assert sum(m.type == "system" for m in state.values["messages"]) == 1
         assert [m.question for m in assistant.memory.messages(conversation.id)] == ["What is the creatinine?", "And again?"]
 
@@ -429,7 +431,9 @@ def test_two_processes_number_the_evidence_of_one_conversation(postgres: str) ->
     one, two = Memory(postgres), Memory(postgres)
 
     def fact(name: str) -> Fact:
-        return Fact(kind=Kind.RECORD, title=name, statement=name, value=name, source=RecordRef(resource="Observation/1", path="value"))
+        return Fact(
+            kind=Kind.RECORD, title=name, statement=name, value=name, source=RecordRef(resource="Observation/1", path="value")
+        )
 
     assert [e.id for e in one.number("t_shared", [fact("a")], None)] == ["E1"]
     assert [e.id for e in two.number("t_shared", [fact("a"), fact("b")], None)] == ["E1", "E2"]

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from agent.language import MESSAGES, SPOKEN, TITLES, WORDS, say, titled, translated
-from agent.planner.rehearsal import _reader, inventory_of, rehearse, turns_of
 from agent.planner.builtin import with_facts
+from agent.planner.rehearsal import _reader, inventory_of, rehearse, turns_of
 from agent.planner.understand import Understanding
 from tests.asked import cases, described, lines
 from tools.registry import tool_types
@@ -36,8 +36,16 @@ def test_slips_are_mended_and_words_left_alone(typed: str, read: str) -> None:
 
 def understood(question: str, case: str = "glioma", *history: tuple[str, str]) -> Understanding:
     told = [{"role": r, "text": t} for pair in history for r, t in zip(("user", "assistant"), pair, strict=True)]
-    whole: dict[str, Any] = {"patient": {}, "studies": [], "reports": [], "records": [], **{k: v for k, v in cases()[case].items() if k != "sample"}}
-    return _reader().read(question, turns_of(told), inventory_of(whole), with_facts([t.described() for t in tool_types().values()]))
+    whole: dict[str, Any] = {
+        "patient": {},
+        "studies": [],
+        "reports": [],
+        "records": [],
+        **{k: v for k, v in cases()[case].items() if k != "sample"},
+    }
+    return _reader().read(
+        question, turns_of(told), inventory_of(whole), with_facts([t.described() for t in tool_types().values()])
+    )
 
 
 def test_a_follow_up_takes_over_what_it_leaves_out() -> None:
@@ -45,7 +53,9 @@ def test_a_follow_up_takes_over_what_it_leaves_out() -> None:
     assert "size" in asked.intents and asked.unit == "cm" and asked.follows
     asked = understood("no, the enhancing part", "glioma", ("How big is the tumour?", "27.9 mL"))
     assert "size" in asked.intents and asked.target == "enhancing tumour"
-    asked = understood("And if the capsule were absent?", "liver", ("LI-RADS for this lesion?", "15 mm, nonrim APHE and capsule: LR-4."))
+    asked = understood(
+        "And if the capsule were absent?", "liver", ("LI-RADS for this lesion?", "15 mm, nonrim APHE and capsule: LR-4.")
+    )
     assert asked.rules == ("li_rads_2018",) and asked.counterfactual
     assert asked.facts["enhancing_capsule"] is False and asked.facts["size_mm"] == 15.0 and asked.facts["aphe"] == "nonrim"
 

@@ -313,4 +313,9 @@ def test_a_clicked_place_reaches_the_tool(client: TestClient) -> None:
     asked = {"text": "How big is the lesion here?", "at": {"series": "S1.1", "point": [120, 100, 80]}}
     answer = client.post(f"/v1/conversations/{made}/messages", json=asked).json()
     assert any(s["arguments"].get("at") == [120, 100, 80] for s in answer["plan"])
-    assert client.post(f"/v1/conversations/{made}/messages", json={**asked, "at": {"series": "../x", "point": [1, 2, 3]}}).status_code == 422
+    assert (
+        client.post(
+            f"/v1/conversations/{made}/messages", json={**asked, "at": {"series": "../x", "point": [1, 2, 3]}}
+        ).status_code
+        == 422
+    )

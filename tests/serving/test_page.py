@@ -139,7 +139,9 @@ async def test_a_write_waits_for_its_button_and_an_emergency_stands_first(
     data = tmp_path / "data"
     shutil.copytree(data_with_sample, data)
     text = "MRI brain 2026-11-20\n\nFINDINGS:\nThere is uncal herniation on the right.\n"
-    Archive(data / "archive").add([Incoming("new.txt", text.encode())], Hints(patient_id=sample.PATIENT_ID, study_date="2026-11-20"))
+    Archive(data / "archive").add(
+        [Incoming("new.txt", text.encode())], Hints(patient_id=sample.PATIENT_ID, study_date="2026-11-20")
+    )
     with served(data) as url:
         async with async_playwright() as driver:
             browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
