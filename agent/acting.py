@@ -47,7 +47,8 @@ async def act(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
     last = state["messages"][-1]
     assert isinstance(last, AIMessage)
     turn = runtime.context
-    ran = await asyncio.gather(*(_call(c, state, turn) for c in last.tool_calls))
+    async with turn.place.away():
+        ran = await asyncio.gather(*(_call(c, state, turn) for c in last.tool_calls))
     known = {**state.get("known", {}), **{r.key: r.kept() for r in ran if r.key}}
     late = any(r.step.status == "failed" and r.late for r in ran)
     return {

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from langchain_core.language_models import BaseChatModel
@@ -24,7 +25,8 @@ async def ask(
     for attempt in (1, 2):
         try:
             left = turn.left()
-            reply = await asyncio.wait_for(bound(turn.model).ainvoke(messages()), None if left is None else max(left, 5.0))
+            async with turn.place.away() if turn.waits else nullcontext():
+                reply = await asyncio.wait_for(bound(turn.model).ainvoke(messages()), None if left is None else max(left, 5.0))
             if reply.response_metadata.get("finish_reason") == "length":
                 raise Unusable
             return read(reply)

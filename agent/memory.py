@@ -98,6 +98,7 @@ class Memory:
         url = f"sqlite:///{where}" if isinstance(where, Path) else where.replace("postgresql://", "postgresql+psycopg://")
         self.engine = engine_of(url, Base)
         self._known: OrderedDict[str, dict[str, Evidence]] = OrderedDict()
+        self._opened: OrderedDict[str, Conversation] = OrderedDict()
         self._lock = threading.RLock()
 
     def open(self, patient_id: str | None, study_ids: Sequence[str] | None) -> Conversation:
@@ -108,11 +109,19 @@ class Memory:
         return made
 
     def conversation(self, conversation_id: str) -> Conversation:
+        with self._lock:
+            if (known := self._opened.get(conversation_id)) is not None:
+                return known
         with Session(self.engine) as session:
             row = session.get(ConversationRow, conversation_id)
             if row is None:
                 raise Unknown(f"there is no conversation {conversation_id}", "open one with POST /v1/conversations")
-            return Conversation(id=row.id, created=row.created, patient_id=row.patient_id, study_ids=row.study_ids)
+            found = Conversation(id=row.id, created=row.created, patient_id=row.patient_id, study_ids=row.study_ids)
+        with self._lock:
+            self._opened[conversation_id] = found
+            while len(self._opened) > KEPT_SCOPES:
+                self._opened.popitem(last=False)
+        return found
 
     def conversations(self) -> list[Conversation]:
         with Session(self.engine) as session:
@@ -127,6 +136,7 @@ class Memory:
             session.execute(delete(ConversationRow).where(ConversationRow.id == conversation_id))
         with self._lock:
             self._known.pop(conversation_id, None)
+            self._opened.pop(conversation_id, None)
 
     def keep(self, question: str, answer: Answer) -> None:
         with Session(self.engine) as session, session.begin():

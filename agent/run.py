@@ -41,6 +41,11 @@ class Run:
         """Stop the work; False where it had ended."""
         return self._task is not None and not self.done and self._task.cancel()
 
+    async def ended(self) -> None:
+        """Wait until the work has ended, however."""
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=5)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         stopped = Busy("the answer was stopped", "ask again")
         if not self.done:

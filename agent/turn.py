@@ -9,6 +9,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage
 from langgraph.graph.message import add_messages
 
+from agent.lanes import Place
 from agent.memory import Memory
 from knowledge.evidence import Evidence
 from tools.base import CaseTool
@@ -33,11 +34,16 @@ class Turn:
     """Key slices of evidence as data URLs, for a model that sees."""
     seconds: float | None = None
     """Time limit of the answer; None: none."""
+    waits: bool = False
+    """True where `model` is a server's: others think while it is waited for."""
+    inventory: dict[str, Any] | None = None
+    """What a model is told of the case; None without one."""
     case_key: str = ""
     """Changes with what the case holds: results of an older case aren't used again."""
     evidence: dict[str, Evidence] = field(default_factory=dict)
     fell_back: str | None = None
     """Why `fallback` took over: a name of agent.language."""
+    place: Place = field(default_factory=Place)
     checked: dict[tuple[str, tuple[str, ...]], list[str]] = field(default_factory=dict)
     """What grounding found of a statement and its citations."""
     started: float = field(default_factory=time.monotonic)
@@ -50,7 +56,7 @@ class Turn:
         """Let the fallback plan from here on; False where there is none, or it already does."""
         if self.fallback is None or self.model is self.fallback:
             return False
-        self.model, self.fell_back = self.fallback, why
+        self.model, self.fell_back, self.waits = self.fallback, why, False
         return True
 
 

@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import errors, house
 from serving.api import conversations, evidence, guidelines, health, openai, studies, tools
@@ -60,20 +62,44 @@ def _measure(app: FastAPI, settings: Settings) -> None:
     )
     seconds = Histogram("consilium_http_seconds", "Seconds to the response's head", ["route"], registry=app.state.registry)
 
-    @app.middleware("http")
-    async def outer(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        started = time.perf_counter()
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length) > settings.max_upload_mb * 2**20:
-            response: Response = answered(
-                problem(Problem(413, "TooLarge", f"more than {settings.max_upload_mb} MiB", "send less at once"))
-            )
-        elif request.headers.get("content-encoding", "identity") != "identity":
-            response = answered(problem(Problem(415, "Encoding", "compressed request bodies aren't taken", "send it as it is")))
-        else:
-            response = await call_next(request)
-        response.headers.update(HEADERS)
-        route = getattr(request.scope.get("route"), "path", "other")
-        requests.labels(route, str(response.status_code)).inc()
+    def told(scope: Scope, status: int, started: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        requests.labels(route, str(status)).inc()
         seconds.labels(route).observe(time.perf_counter() - started)
-        return response
+
+    app.add_middleware(_Outer, limit=settings.max_upload_mb, told=told)
+
+
+class _Outer:
+    """The outermost layer, plain ASGI: a layer that wraps requests and responses costs a streamed answer milliseconds."""
+
+    def __init__(self, app: ASGIApp, limit: int, told: Callable[[Scope, int, float], None]) -> None:
+        self.app, self.limit, self.told = app, limit, told
+        self.headers = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = {k for k, _ in self.headers}
+                kept = [(k, v) for k, v in message.get("headers", []) if k.lower() not in own]
+                message = {**message, "headers": [*kept, *self.headers]}
+                self.told(scope, status, started)
+            await send(message)
+
+        refused = self._refused(Headers(scope=scope))
+        await (answered(problem(refused)) if refused else self.app)(scope, receive, sending)
+
+    def _refused(self, headers: Headers) -> Problem | None:
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self.limit * 2**20:
+            return Problem(413, "TooLarge", f"more than {self.limit} MiB", "send less at once")
+        if headers.get("content-encoding", "identity") != "identity":
+            return Problem(415, "Encoding", "compressed request bodies aren't taken", "send it as it is")
+        return None

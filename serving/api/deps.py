@@ -8,15 +8,15 @@ from serving.errors import Problem
 from serving.house import House
 
 
-def house_of(request: Request) -> House:
+async def house_of(request: Request) -> House:
     """The house of this app."""
     house: House = request.app.state.house
     return house
 
 
-def caller(request: Request) -> str:
+async def caller(request: Request) -> str:
     """The name of the caller's key. Raises 401 without one that is known."""
-    house = house_of(request)
+    house: House = request.app.state.house
     if house.settings.no_auth:
         return "anyone on loopback"
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")

@@ -276,7 +276,7 @@ async def test_a_tool_of_others_takes_part_by_its_statement_alone(made: Made, re
 
 
 KILLED = """
-import asyncio, os, signal, sys
+import asyncio, os, signal, sys, time
 from pathlib import Path
 from agent.answer import PlannerRef
 from agent.assistant import Assistant
@@ -292,6 +292,7 @@ from tools.models.catalogue import Catalogue
 
 class Dies(BuiltinPlanner):
     def _compose(self, messages):
+        time.sleep(0.5)  # as long as a language model would think: checkpoints are written beside it
         os.kill(os.getpid(), signal.SIGKILL)
 
 async def main(root, data):
