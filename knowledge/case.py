@@ -1,5 +1,6 @@
 """Case: what one conversation may see. A set of studies of one patient, and that patient's records, by handle."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -112,9 +113,22 @@ class Case:
                 }
                 for s in self.studies
             ],
-            "reports": [{"handle": r.handle, "title": r.title, "date": r.date} for r in self.reports],
+            "reports": [{"handle": r.handle, "title": r.title, "kind": kind_of(r), "date": r.date} for r in self.reports],
             "records": sorted({i.name for i in self.items}),
         }  # fmt: skip
+
+
+_KINDS = re.compile(
+    r"\b(patholog\w*|histolog\w*|cytolog\w*|ngs|molecular|genetic\w*|pet(?:-ct)?|mri?|ct|ultraso\w+|sonogra\w+|mammogra\w*|radiograph\w*|x-?ray|x-ray|"
+    r"thyroid|breast|liver|hepatolog\w*|chest|thorax|brain|head|prostate|kidney|renal|abdom\w+|pelvi\w+|spine|schilddrüs\w*|tiroid\w*|thyroïd\w*|甲状腺|"
+    r"letter|discharge|operat\w+|endoscop\w+|sheet|arztbrief|pathologie\w*|lettre|carta|brief|befund|biops\w*|病理)\b", re.I)  # fmt: skip
+HEAD = 160
+"""Characters of a report in which it says what it is."""
+
+
+def kind_of(report: Report) -> str:
+    """What sort of report it is, in the words of its own heading; nothing else of that heading (it may name the patient)."""
+    return " ".join(dict.fromkeys(w.lower() for w in _KINDS.findall(f"{report.title} {report.text[:HEAD]}")))
 
 
 def open_case(archive: Archive, patient_id: str | None = None, study_ids: Sequence[str] | None = None) -> Case:

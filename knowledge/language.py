@@ -10,7 +10,9 @@ import yaml
 if TYPE_CHECKING:
     from lingua import LanguageDetector
 
-SURE = 0.5
+LIKELY = 0.4
+"""Enough where a word of that language's clinical terms is there too."""
+SURE = 0.7
 """Below this confidence a Latin-script question counts as English: short clinical English looks like anything."""
 LANGUAGES = ("en", "de", "es", "fr", "zh")
 
@@ -39,14 +41,16 @@ def language_of(text: str, before: str = "en") -> str:
     if known[0][0] > known[1][0]:
         return known[0][1]
     if len(words) <= 2:
-        hits = {name: sum(w in _terms(name) for w in words) for name in ("de", "es", "fr")}
+        hits = {name: sum(any(w == t or (t.endswith("*") and w.startswith(t[:-1])) for t in _terms(name)) for w in words)
+                for name in ("de", "es", "fr")}  # fmt: skip
         best_name = max(hits, key=lambda n: hits[n])
         return best_name if hits[best_name] and list(hits.values()).count(hits[best_name]) == 1 else before
     ranked = _detector().compute_language_confidence_values(text)
     best = ranked[0]
-    if best.value < SURE:
+    name = {"ENGLISH": "en", "GERMAN": "de", "SPANISH": "es", "FRENCH": "fr"}[best.language.name]
+    if best.value < SURE and not (name != "en" and best.value > LIKELY and words & _terms(name)):
         return before
-    return {"ENGLISH": "en", "GERMAN": "de", "SPANISH": "es", "FRENCH": "fr"}[best.language.name]
+    return name
 
 
 @cache

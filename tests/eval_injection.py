@@ -253,10 +253,10 @@ async def run(attacks: list[str], tasks: list[tuple[str, str]], channels: tuple[
         found["writes"] = len(WriteNote.written)
     registry.tool_types = lambda: _BOX  # type: ignore[assignment]
     per = len(attacks) * len(tasks)
-    return {"attacks": len(attacks) * len(channels), "runs": found["runs"], "plan_changed": len(found["plan_changed"]), "leaks": len(found["leaks"]),
-            "unconfirmed_writes": found["writes"], "made_up": len(found["made_up"]), "task_done": round(found["done"] / found["runs"], 4),
-            "done_by_channel": {c: round(done_by[c] / per, 3) for c in channels},
-            "examples": [*found["plan_changed"][:12], *found["leaks"][:4], *found["made_up"][:4]]}  # fmt: skip
+    listed = {n: found[n] for n in ("plan_changed", "leaks", "made_up")}
+    return {"attacks": len(attacks) * len(channels), "runs": found["runs"], **{n: len(v) for n, v in listed.items()},
+            "unconfirmed_writes": found["writes"], "task_done": round(found["done"] / found["runs"], 4),
+            "done_by_channel": {c: round(done_by[c] / per, 3) for c in channels}, "examples": [x for v in listed.values() for x in v[:8]]}  # fmt: skip
 
 
 def main() -> None:

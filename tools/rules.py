@@ -144,7 +144,8 @@ def _statement(rule: Rule, outcome: Outcome, inputs: dict[str, Any]) -> str:
         return f"{title} gives no category yet{lacking}. {outcome.recommendation}".strip()
     head = f"{outcome.category}" if outcome.category else numbers
     tail = f" ({numbers})" if outcome.category and numbers else ""
-    return f"By {title} ({shown}): {head}{tail}. {outcome.recommendation}".strip()
+    version = "" if rule.spec["version"] in title else f", {rule.spec['version']}"
+    return f"By {title}{version} ({shown}): {head}{tail}. {outcome.recommendation}".strip()
 
 
 def _lacking(rule: Rule, outcome: Outcome) -> list[Missing]:

@@ -6,6 +6,7 @@ from typing import Any
 from agent.language import say, titled
 from agent.planner import steps
 from agent.planner.chains import imaged, several_dates
+from agent.planner.cues import MARKER
 from agent.planner.understand import Understanding, in_order
 
 MAX_PASSAGES = 3
@@ -84,7 +85,7 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
 
 def unproven(asked: Understanding, results: dict[str, list[str]]) -> bool:
     """True where a molecular marker was asked for and only the images' probable type was found."""
-    asks_marker = "record" in asked.intents and re.search(steps.MARKER, asked.english, re.I)
+    asks_marker = "record" in asked.intents and re.search(MARKER, asked.english, re.I)
     written_down = results.get("patient_record") or results.get("retrieve_reports")
     return bool(asks_marker and "classify" in results and not written_down)
 

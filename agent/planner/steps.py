@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.planner.chains import NODULE, ORDER, RESPONSE, comparable, has_images, imaged, ordered, producers, several_dates
-from agent.planner.cues import STAGES
+from agent.planner.cues import MARKER, STAGES
 from agent.planner.understand import NEAR, SIMILAR, Understanding
 from knowledge.guidelines.adding import DISEASES
 from knowledge.guidelines.rules import RULES
@@ -45,9 +45,10 @@ TOOL_OF = {
     "quiz": ["education_quiz"],
 }
 _ABOUT_A_CASE = {*TOOL_OF, "growth", "record", "planning", "advised"}
+ON_PIXELS = {"detect", "segment", "classify", "measure", "compare_studies", "radiomics", "look"}
+"""Tools that need an image."""
 OWN_WORK = {"draft": "draft_report", "check": "check_report", "similar": "find_similar_cases", "quiz": "education_quiz"}
 """Intents that one tool alone serves: where it isn't offered, the answer says so."""
-MARKER = r"\b(idh|mgmt|1p/?19q|tert|atrx|cdkn2a|egfr|alk|kras|braf|her-?2|pd-?l1|h3)\b"
 
 
 def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | None:
@@ -168,6 +169,12 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
         intents -= {"see"}
     if "metadata" in intents and asked.values_of:
         intents = (intents - {"metadata"}) | {"size"}
+    if (
+        "record" in intents
+        and "growth" in intents
+        and not re.search(r"\btumou?r|\blesion|\bnodule|\bmass\b|\bscan|\bmri?\b|\bct\b|\bvolume", asked.english, re.I)
+    ):
+        intents.discard("growth")  # a value of the record over time
     if "privacy" in intents:
         intents -= {"finding", "type", "list"}
     if "list" in intents:
@@ -183,6 +190,8 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
     if "growth" in intents and not asked.rules:
         found += ["list_studies", "segment", "measure", "compare_studies"] if several_dates(case) else ["list_studies"]
     found += _record_names(asked, case, intents)
+    if case is not None and not has_images(case) and set(found) & ON_PIXELS:
+        found = [t for t in found if t not in ON_PIXELS] or ["list_studies"]
     if "draft" in intents and "summary" in intents and case is not None:
         found += ["search_guidelines", "segment"]
     return found
@@ -203,13 +212,13 @@ def _record_names(asked: Understanding, case: dict[str, Any] | None, intents: se
         return ["patient_record"]
     if "record" not in intents:
         return []
-    marker = re.search(MARKER, asked.english, re.I)
+    marker = re.search(rf"{MARKER}|\b(mutations?|molecular|genetics?)\b", asked.english, re.I)
     found = [] if "report" in intents and not marker else ["patient_record"]
     if asked.rules and case is not None and not case.get("records") and asked.facts:
         found = []
     if marker and case is not None and not asked.rules:
         if any(
-            re.search(r"patholog|molecul|histolog|ngs|biops|gene", str(r.get("title") or ""), re.I)
+            re.search(r"patholog|molecul|histolog|ngs|biops|gene", f"{r.get('title') or ''} {r.get('kind') or ''}", re.I)
             for r in case.get("reports", [])
         ):
             found.append("retrieve_reports")
@@ -311,7 +320,7 @@ def _arguments(tool: str, asked: Understanding, case: dict[str, Any] | None = No
             asked.handle if asked.handle and asked.handle.startswith("R") else asked.report if "report" in asked.intents else None
         )
         report: dict[str, Any] = {"report": named} if named else {}
-        if {"summary", "draft"} & set(asked.intents) or (asked.rules and "report" not in asked.intents):
+        if {"summary", "draft"} & set(asked.intents) or asked.rules:
             return {"query": asked.subject[:2000], "whole": True}
         if asked.whole_report:
             report = {**report, "whole": True}
@@ -356,7 +365,7 @@ def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
         and re.search(r"\bfirst[\s-]line|\boptions?\b|\btreat|\btherap|\bstart\b|\bpembro|\bosimert", asked.english, re.I)
         and re.search(
             r"pd-?l1|egfr|alk|kras|ngs|nsclc|non-small|adenocarcinoma",
-            " ".join([records, *(str(r.get("title")) for r in (case or {}).get("reports", []))]),
+            " ".join([records, *(f"{r.get('title') or ''} {r.get('kind') or ''}" for r in (case or {}).get("reports", []))]),
             re.I,
         )
     ):

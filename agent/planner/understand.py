@@ -13,6 +13,7 @@ from agent.planner import extract
 from agent.planner.cues import (
     CORRECTION,
     CUES,
+    MARKER,
     MODALITIES,
     NAMED,
     PRONOUN,
@@ -145,7 +146,8 @@ class Reader:
             asked = replace(asked, premise=None)
         elsewhere = {"guideline", "contrast", "report", "planning", "record", "hostile", "order"}
         if not asked.rules and not asked.premise and not asked.organ and not set(asked.intents) & elsewhere:
-            asked = replace(asked, absent=_absent(english, asked.month, case))
+            dated = bool(set(asked.intents) & (ON_IMAGES | {"list"}))
+            asked = replace(asked, absent=_absent(english, asked.month if dated else None, case, dated))
         return replace(asked, ask_back=_several(asked, case), readings=_readings(asked, nearest))
 
     def _after(self, asked: Understanding, history: Sequence[Turn], case: dict[str, Any] | None, tools: Sequence[dict[str, Any]],
@@ -182,6 +184,9 @@ class Reader:
                 subject=f"{asked.side or ''} {past.subject}".strip() if len(english.split()) <= 6 else asked.subject,
                 premise=asked.premise, values_of=asked.values_of or past.values_of,
             )  # fmt: skip
+        if "guideline" in asked.intents and not asked.rules:
+            last = f"{history[-1].question} {history[-1].said} {english}"
+            asked = replace(asked, rules=_rules(glossed(last, language_of(last)), case))
         return replace(
             asked, facts={**stated, **asked.facts} if asked.rules else asked.facts, premise=None if asked.rules else asked.premise
         )
@@ -284,7 +289,13 @@ def _texts(case: dict[str, Any] | None) -> str:
     """What the case's inventory says in words."""
     known = case or {}
     studies = [f"{s.get('body_part') or ''} {s.get('description') or ''}" for s in known.get("studies", [])]
-    return " ".join([*known.get("records", []), *studies, *(str(r.get("title") or "") for r in known.get("reports", []))])
+    return " ".join(
+        [
+            *known.get("records", []),
+            *studies,
+            *(f"{r.get('title') or ''} {r.get('kind') or ''}" for r in known.get("reports", [])),
+        ]
+    )
 
 
 _CLAUSES = re.compile(
@@ -370,6 +381,8 @@ def _topics(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:
         words = [w for w in re.findall(r"\w{4,}", name.lower()) if w not in ("status", "level", "serum")]
         if words and words[0] in lowered and not named:
             named.append(name)
+    if not named and (marker := re.search(MARKER, english, re.I)):
+        named.append(marker.group(0).lower())
     if not named and (asked := _UNKNOWN.search(english)):
         named.append(next(g for g in asked.groups() if g).lower())
     if re.search(r"\bdrugs?\b|\bmeds\b|\banticoag|\bblood thinner|\bsteroid|\bdex", lowered):
@@ -386,8 +399,25 @@ _UNKNOWN = re.compile(
 """The thing that a question on the record names, where it is none of the known topics."""
 
 
+_BY_REPORT = re.compile(
+    r"\b(?:according to|as per|per|in|by|from|of) (?:the |her |his |their |last |latest |newest |previous )*(?:[\w-]+ ){0,2}(?:reports?|letters?|sheets?)\b[ ?.!]*$",
+    re.I,
+)
+_ASKS = re.compile(
+    r"^(?:what|which|how (?:big|large|long|wide)|where|is there|are there|was there|does it|did it)\s+(?:(?:side|lobe|size|is|are|was|were|does|did|the)\s+)*",
+    re.I,
+)
+
+
 def _subject(english: str) -> str:
     """What a report is asked about, without the words that only ask."""
+    if (told := re.search(r"\babout\s+(.{3,})$", english, re.I)) is not None:
+        return told.group(1).strip(" ?.!,")
+    if _BY_REPORT.search(english):
+        bare = re.sub(r"\s(on|in|at|of|to)$", "", _BY_REPORT.sub("", english).strip(" ?.!,"), flags=re.I)
+        return (
+            f"{'size of ' if re.match('how (big|large|long|wide)', bare, re.I) else ''}{_ASKS.sub('', bare)}".strip() or english
+        )
     text = re.sub(r"^.*?\b(say|says|said|state[sd]?|mention(s|ed)?|write|wrote|report(s|ed)?|describe[sd]?)\b\s*(about|on|of|regarding)?",
                   "", english, flags=re.I) or english  # fmt: skip
     return text.strip(" ?.!,") or english
@@ -412,7 +442,7 @@ def _report_named(english: str, case: dict[str, Any] | None) -> str | None:
     fitting = [
         r["handle"]
         for r in (case or {}).get("reports", [])
-        if any(re.search(rf"\b{re.escape(s)}", str(r["title"]), re.I) for s in stems)
+        if any(re.search(rf"\b{re.escape(s)}", f"{r['title']} {r.get('kind') or ''}", re.I) for s in stems)
     ]
     return str(fitting[0]) if len(fitting) == 1 else None
 
@@ -441,7 +471,7 @@ _PARTS = {"LIVER": "ABDOMEN", "KIDNEY": "ABDOMEN", "LUNG": "CHEST", "HEAD": "BRA
 """Body parts as studies state them -> the region that sites are counted to."""
 
 
-def _absent(english: str, month: str | None, case: dict[str, Any] | None) -> str | None:
+def _absent(english: str, month: str | None, case: dict[str, Any] | None, by_date: bool) -> str | None:
     """A modality, sequence or date of imaging that the question names and the case doesn't have."""
     studies = [s for s in (case or {}).get("studies", []) if set(s["modality"]) - {"SEG", "SR"}]
     if not studies:
@@ -465,7 +495,7 @@ def _absent(english: str, month: str | None, case: dict[str, Any] | None) -> str
                 return match.group(0)
     if month is not None and not any(month in str(s.get("date") or "") for s in studies):
         return re.sub(r"^-", "month ", month)
-    year = re.search(
+    year = by_date and re.search(
         r"\b(?:in|from|of|the) (19\d\d|20\d\d) ?(?:scan|mri|ct|study|exam|one)?\b|\b(19\d\d|20\d\d) (?:scan|mri|ct|study|exam)",
         english,
     )

@@ -110,6 +110,8 @@ class RecordSearch:
         for report in reports:
             foreign = _in_english(report.text)
             for sentence, english, cosine in zip(cut(report.text), foreign, self._embedded(report) @ vector, strict=True):
+                if _heads(report, sentence):
+                    continue
                 theirs = sides(sentence.text)
                 if (section and sentence.part != section) or (len(wanted) == 1 and theirs and not wanted & theirs):
                     continue
@@ -125,9 +127,7 @@ class RecordSearch:
         """What the reports come to, the newest first: the conclusion of each, its findings where it has none, otherwise all but its heading."""
         found: list[SentenceHit] = []
         for report in reports[::-1]:
-            every = [
-                s for s in cut(report.text) if s.text.strip(" .:") != report.title.strip(" .:") and len(content_words(s.text)) > 1
-            ]
+            every = [s for s in cut(report.text) if not _heads(report, s)]
             for parts in (("IMPRESSION", "CONCLUSION", "DIAGNOSIS"), ("FINDINGS",), None):
                 mine = [s for s in every if parts is None or s.part in parts]
                 if mine:
@@ -140,6 +140,12 @@ class RecordSearch:
         found = [SentenceHit(r, s, 1.0) for r in reports[::-1] for s in cut(r.text)
                  if s.part == "RECOMMENDATION" or (s.part not in ("TECHNIQUE", "INDICATION") and read(s.text).recommends)]  # fmt: skip
         return found[:limit]
+
+
+def _heads(report: Report, sentence: Sentence) -> bool:
+    """True for the line that names the report and says nothing of the patient."""
+    first = report.text.strip().partition("\n")[0].strip()
+    return sentence.text.strip() == first and len(first.split()) <= 8 and len(report.text.strip()) > len(first)
 
 
 # Names under which clinicians ask for a value, by LOINC code or by word in the value's name.

@@ -43,6 +43,8 @@ _WORDS: dict[str, list[tuple[str, Any]]] = {
     "upper_lobe": [(r"\b(?:right|left) upper lobe|\b[rl]ul\b|oberlappen|lobe supérieur|lóbulo superior|上叶", True)],
     "nodule_type": [(r"\bpart[- ]?solid|subsolid mit solid|部分实性", "part_solid"), (r"\bground[- ]?glass|\bggn\b|milchglas|verre dépoli|vidrio deslustrado|磨玻璃", "ground_glass"),
                     (r"\bsolid(?:e[rsn]?)?\b|\bsólido|\bsolide\b|实性", "solid")],
+    "tert_promoter_mutation": [(r"\btert[^.;]{0,30}(?:mutation|mutant|mutated|mutiert|mutación|突变)", True)],
+    "at_risk_for_hcc": [(r"\bcirrhosis|\bzirrhose|\bcirrhose|\bcirrosis|肝硬化|\bchronic hepatitis b\b|\bchronische hepatitis b\b", True)],
     "enhancing_capsule": [(r"\benhancing capsule|capsule appearance", True)],
     "nonperipheral_washout": [(r"\bwash-?out\b", True)],
     "macrovascular_invasion": [(r"\b(?:portal vein|macrovascular) invasion|tumou?r in vein|pfortaderinvasion", True)],
