@@ -30,7 +30,8 @@ class Line:
     must_not: tuple[str, ...]
     history: tuple[tuple[str, str], ...]
     split: str
-    """`seen`: misses were looked at while the planner was made; `held`: only the score was; `fresh`: written after it, scored once."""
+    """`seen`: misses were looked at while the planner was made; `held`: only the score was; `fresh`: written after it and opened after one
+    run, as `held` was then; `last`: written after all changes, scored once."""
 
 
 @cache
@@ -53,7 +54,7 @@ def lines(name: str = "asked.txt") -> list[Line]:
             expected=frozenset(LETTERS[x] for x in expected), optional=frozenset(LETTERS[x] for x in optional), abstain=abstain == "A",
             must=tuple(m for m in must.split(";;") if m), must_not=tuple(m for m in must_not.split(";;") if m),
             history=tuple((u, a) for u, a in earlier),
-            split="fresh" if "fresh" in name else "held" if int(hashlib.sha256(f"{case}{question}".encode()).hexdigest(), 16) % 2 else "seen",
+            split="fresh" if "fresh" in name else "last" if "last" in name else "held" if int(hashlib.sha256(f"{case}{question}".encode()).hexdigest(), 16) % 2 else "seen",
         ))  # fmt: skip
     return found
 

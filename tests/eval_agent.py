@@ -21,7 +21,7 @@ from tests.asked import Line, described, lines
 BASELINE = Path(__file__).parent / "data" / "agent_baseline.json"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "questions" / "dev.jsonl"
 DRAWS = 2000
-SETS = ("asked.txt", "asked_fresh.txt")
+SETS = ("asked.txt", "asked_fresh.txt", "asked_last.txt")
 LATER = {"draft_report", "check_report", "find_similar_cases", "education_quiz"}
 """Tools that questions expect and that aren't in the box yet."""
 
@@ -33,6 +33,8 @@ def interval(values: Sequence[Any], score: Callable[[list[Any]], float]) -> dict
     random = np.random.default_rng(0)
     drawn = [score([values[i] for i in random.integers(0, len(values), len(values))]) for _ in range(DRAWS)]
     low, high = np.percentile(drawn, [2.5, 97.5])
+    if low == 1.0:  # nothing missed, so nothing to draw: the rule of three
+        low = max(0.0, 1 - 3 / len(values))
     return {"value": round(score(list(values)), 4), "low": round(float(low), 4), "high": round(float(high), 4), "n": len(values)}
 
 
@@ -80,7 +82,7 @@ def plans() -> dict[str, Any]:
         found["shared dev"] = plan_scores(planned([json.loads(x) for x in SHARED.read_text(encoding="utf-8").splitlines()]))
     by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
     every = [x for name in SETS for x in lines(name)]
-    for split in ("seen", "held", "fresh"):
+    for split in ("seen", "held", "fresh", "last"):
         rows = planned([described(x) for x in every if x.split == split])
         found[split] = plan_scores(rows)
         for row in rows:
