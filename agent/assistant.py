@@ -108,7 +108,7 @@ class Assistant:
         conversation = self.memory.conversation(conversation_id)
         run = self._free(conversation_id)
         run.start(self._answer(conversation, question, _pictures(images), history, run))
-        async with aclosing(self._heard(conversation_id, run, linger)) as events:
+        async with aclosing(self._heard(run, linger)) as events:
             async for event in events:
                 yield event
 
@@ -123,9 +123,9 @@ class Assistant:
             self._runs.popitem(last=False)
         return run
 
-    async def _heard(self, conversation_id: str, run: Run, linger: bool, after: int = 0) -> AsyncGenerator[Event]:
+    async def _heard(self, run: Run, linger: bool) -> AsyncGenerator[Event]:
         try:
-            async with aclosing(run.listen(after)) as events:
+            async with aclosing(run.listen()) as events:
                 async for event in events:
                     yield event
         finally:
@@ -167,6 +167,15 @@ class Assistant:
             if event.name == "answer":
                 return Answer.model_validate(event.data)
         raise Busy("the answer was stopped", "ask again")
+
+    async def forget(self, conversation_id: str) -> None:
+        """Delete a conversation with its messages, evidence and checkpoints. Raises Unknown."""
+        self.stop(conversation_id)
+        if (run := self._runs.pop(conversation_id, None)) is not None:
+            await run.ended()
+        await asyncio.to_thread(self.memory.forget, conversation_id)
+        if self._saver is not None:
+            await self._saver.adelete_thread(conversation_id)
 
     def stop(self, conversation_id: str) -> bool:
         """Stop the answer in the making; False where there was none."""

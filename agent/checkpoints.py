@@ -73,6 +73,10 @@ class Thrifty(BaseCheckpointSaver[Any]):
         if held is not None:
             await self.inner.aput(held.config, held.checkpoint, held.metadata, held.versions)
 
+    async def adelete_thread(self, thread_id: str) -> None:
+        self._held.pop(thread_id, None)
+        await self.inner.adelete_thread(thread_id)
+
     def get_next_version(self, current: Any, channel: None) -> Any:
         return self.inner.get_next_version(current, channel)
 

@@ -63,6 +63,7 @@ TITLES = {
 }  # fmt: skip
 """Sentences of evidence, by its title: said in other languages than English, where the evidence's own sentence stands."""
 WORDS = ("left", "right", "glioma", "meningioma", "pituitary")
+"""Values inside those sentences that are said in the language too."""
 
 
 @cache

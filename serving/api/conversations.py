@@ -163,8 +163,8 @@ def show_conversation(house: HouseDep, who: Caller, conversation_id: str) -> Sho
 @router.delete(
     "/v1/conversations/{conversation_id}", status_code=204, operation_id="delete_conversation", summary="Forget a conversation"
 )
-def delete_conversation(house: HouseDep, who: Caller, conversation_id: str) -> None:
-    house.memory.forget(conversation_id)
+async def delete_conversation(house: HouseDep, who: Caller, conversation_id: str) -> None:
+    await house.assistant.forget(conversation_id)
 
 
 @router.post("/v1/conversations/{conversation_id}/messages/{message_id}/feedback", status_code=204, operation_id="feedback",

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -344,6 +345,17 @@ async def test_results_of_a_conversation_are_used_again(made: Made) -> None:
     assert all(s.seconds == 0 and s.message == "from this conversation" for s in second.plan)
 
 
+async def test_a_forgotten_conversation_leaves_nothing(made: Made, tmp_path: Path) -> None:
+    async with made() as assistant:
+        conversation = assistant.open(patient_id=sample.PATIENT_ID)
+        await assistant.ask(conversation.id, "What is the creatinine?")
+        await assistant.forget(conversation.id)
+        with pytest.raises(Unknown):
+            await assistant.ask(conversation.id, "And again?")
+    with sqlite3.connect(tmp_path / "c.db") as kept:
+        assert [kept.execute(f"select count(*) from {table}").fetchone()[0] for table in ("checkpoints", "writes")] == [0, 0]
+
+
 async def test_a_case_that_changed_is_looked_at_again(resources: Resources, archive: Archive, tmp_path: Path) -> None:
     sample.load(archive)
     async with Assistant(
@@ -391,10 +403,6 @@ async def test_an_emergency_in_the_newest_report_stands_first_and_once(
         assert not (await assistant.ask(conversation.id, "What is her KPS?")).urgent
 
 
-class _Sees(ScriptedModel):
-    """A scripted model; what it is asked is kept."""
-
-
 async def test_a_model_that_sees_gets_the_key_slices_with_the_evidence(
     resources: Resources, sample_archive: Archive, tmp_path: Path
 ) -> None:
@@ -402,7 +410,7 @@ async def test_a_model_that_sees_gets_the_key_slices_with_the_evidence(
 
     from tools.base import Vision
 
-    script = _Sees(lines=[calls("measure", {}), AIMessage(""), drafted()])
+    script = ScriptedModel(lines=[calls("measure", {}), AIMessage(""), drafted()])
     seeing = replace(resources, vision=Vision(script, "scripted"))
     async with Assistant(sample_archive, seeing, Memory(tmp_path / "m.db"), script, LLM, tmp_path / "c.db") as assistant:
         await assistant.ask(assistant.open(patient_id=sample.PATIENT_ID).id, "How big is it?")
