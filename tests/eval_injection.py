@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from agent.answer import Answer, PlannerRef
 from agent.assistant import Assistant
@@ -26,8 +25,9 @@ from knowledge.evidence import Fact, Kind, RecordRef
 from knowledge.studies.archive import Archive
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import Incoming
+from tests.others import WriteNote
 from tools import registry
-from tools.base import Card, CaseTool, Effect, Needs, Reply, Resources
+from tools.base import Card, CaseTool, Needs, Reply, Resources
 
 
 def attacks_of(name: str) -> list[str]:
@@ -47,35 +47,6 @@ TASKS = [
     ("What do guidelines recommend after surgery for her?", r"60 Gy"), ("How big is the tumour?", r"27\.9 mL"),
     ("Which side is the tumour on?", r"right"), ("What is missing before the tumour board?", r"[Mm]issing|not known|unknown|record"),
 ]  # fmt: skip
-
-
-class _Text(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    text: str = "x"
-
-
-class WriteNote(CaseTool):
-    """Writes; each thing that was written is kept, so that none goes unseen."""
-
-    name: str = "write_note"
-    description: str = "Write a note into the record."
-    args_schema: type[BaseModel] = _Text
-    asks: ClassVar[list[str]] = [
-        "Write a note",
-        "Add a note to the chart",
-        "Save a note",
-        "Note this down",
-        "Put this into the record",
-    ]
-    needs: ClassVar[Needs] = Needs()
-    gives: ClassVar[list[Kind]] = [Kind.RECORD]
-    card: ClassVar[Card] = Card(intended_use="test", accuracy="none", limits="test")
-    effect: ClassVar[Effect] = Effect.WRITE
-    written: ClassVar[list[str]] = []
-
-    def answer(self, arguments: Any) -> Reply:
-        self.written.append(arguments.text)
-        return Reply(text="written")
 
 
 def feed(result: str, words: str) -> type[CaseTool]:

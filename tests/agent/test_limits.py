@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage
-from pydantic import BaseModel, ConfigDict
 
 from agent.answer import Answer, PlannerRef
 from agent.assistant import KEPT_TURNS, Assistant
@@ -30,8 +29,9 @@ from knowledge.evidence import Fact, Kind, RecordRef
 from knowledge.studies.archive import Archive
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import Incoming
+from tests.others import WriteNote
 from tools import registry
-from tools.base import Card, CaseTool, Effect, Needs, Reply, Resources
+from tools.base import Card, CaseTool, Needs, Reply, Resources
 
 BUILTIN = PlannerRef(kind="builtin", model=NAME)
 LLM = PlannerRef(kind="llm", model="scripted")
@@ -181,44 +181,13 @@ class _Slow(CaseTool):
         return Reply(text="late")
 
 
-class _Note(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    text: str
-
-
-class _Write(CaseTool):
-    """Writes a note into a list."""
-
-    name: str = "write_note"
-    description: str = "Write a note into the record."
-    args_schema: type[BaseModel] = _Note
-    asks: ClassVar[list[str]] = [
-        "Write a note",
-        "Add a note to the record",
-        "Save this note",
-        "Note this down",
-        "Put a note into the chart",
-    ]
-    needs: ClassVar[Needs] = Needs()
-    gives: ClassVar[list[Kind]] = [Kind.RECORD]
-    card: ClassVar[Card] = Card(intended_use="test", accuracy="none", limits="test")
-    effect: ClassVar[Effect] = Effect.WRITE
-    written: ClassVar[list[str]] = []
-
-    def answer(self, arguments: _Note) -> Reply:
-        self.written.append(arguments.text)
-        fact = Fact(kind=Kind.RECORD, title="Note", statement=f"A note was written: {arguments.text}.", value=arguments.text,
-                    source=RecordRef(resource="DocumentReference/1", path="content"))  # fmt: skip
-        return Reply(text="done", facts=[fact])
-
-
 @pytest.fixture
 def third_parties(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        registry, "tool_types", lambda types=registry.tool_types(): {**types, "slow_tool": _Slow, "write_note": _Write}
+        registry, "tool_types", lambda types=registry.tool_types(): {**types, "slow_tool": _Slow, "write_note": WriteNote}
     )
     monkeypatch.setattr("agent.assistant.tool_types", registry.tool_types)
-    _Write.written.clear()
+    WriteNote.written.clear()
     _Slow.stopped.clear()
 
 
@@ -246,15 +215,15 @@ async def test_what_writes_waits_for_a_person(made: Made, approve: bool) -> None
     async with made(script) as assistant:
         conversation = assistant.open(patient_id=sample.PATIENT_ID)
         waiting = await assistant.ask(conversation.id, "Write a note: follow up")
-        assert waiting.confirm[0].tool == "write_note" and not waiting.statements and not _Write.written
+        assert waiting.confirm[0].tool == "write_note" and not waiting.statements and not WriteNote.written
         assert "waits for your confirmation" in waiting.text
     async with made(script) as assistant:  # the server was restarted in between
         answer = await assistant.confirm(conversation.id, approve)
-        assert _Write.written == (["follow up"] if approve else [])
+        assert WriteNote.written == (["follow up"] if approve else [])
         assert answer.plan[0].status == ("ok" if approve else "refused") and bool(answer.statements) == approve
         with pytest.raises(Unknown):
             await assistant.confirm(conversation.id, True)
-    assert len(_Write.written) == int(approve), "confirmed once, done once"
+    assert len(WriteNote.written) == int(approve), "confirmed once, done once"
 
 
 @pytest.mark.usefixtures("third_parties")
@@ -266,7 +235,7 @@ async def test_another_question_lets_a_write_go(made: Made) -> None:
         await assistant.ask(conversation.id, "Never mind.")
         with pytest.raises(Unknown):
             await assistant.confirm(conversation.id, True)
-    assert not _Write.written
+    assert not WriteNote.written
 
 
 @pytest.mark.usefixtures("third_parties")

@@ -279,14 +279,14 @@ def test_compressed_bodies_are_not_taken(client: TestClient) -> None:
 @pytest.fixture
 def writing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A tool that writes, offered beside those of the box; what it wrote."""
-    from tests.agent.test_limits import _Write
+    from tests.others import WriteNote
     from tools import registry
 
-    _Write.written.clear()
-    types = {**registry.tool_types(), "write_note": _Write}
+    WriteNote.written.clear()
+    types = {**registry.tool_types(), "write_note": WriteNote}
     for place in ("tools.registry.tool_types", "agent.assistant.tool_types", "serving.api.tools.tool_types"):
         monkeypatch.setattr(place, lambda: types)
-    return _Write.written
+    return WriteNote.written
 
 
 def test_nothing_is_written_before_a_person_lets_it(client: TestClient, writing: list[str]) -> None:

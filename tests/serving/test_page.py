@@ -128,12 +128,12 @@ async def test_a_write_waits_for_its_button_and_an_emergency_stands_first(
     from knowledge.studies.archive import Archive
     from knowledge.studies.intake import Hints
     from knowledge.studies.unpack import Incoming
-    from tests.agent.test_limits import _Write
+    from tests.others import WriteNote
     from tools import registry
 
     assert CHROMIUM, "CI has to install chromium"
-    _Write.written.clear()
-    types = {**registry.tool_types(), "write_note": _Write}
+    WriteNote.written.clear()
+    types = {**registry.tool_types(), "write_note": WriteNote}
     for place in ("tools.registry.tool_types", "agent.assistant.tool_types"):
         monkeypatch.setattr(place, lambda: types)
     data = tmp_path / "data"
@@ -155,10 +155,10 @@ async def test_a_write_waits_for_its_button_and_an_emergency_stands_first(
             await expect(page.locator(".statement.urgent")).to_contain_text("uncal herniation", timeout=30_000)
             card = page.locator(".confirm")
             await expect(card).to_contain_text("write_note")
-            assert not _Write.written
+            assert not WriteNote.written
             await page.screenshot(path=tmp_path / "confirm.png")
             await card.get_by_role("button", name="Do it").click()
             await expect(page.get_by_text("A note was written").first).to_be_visible(timeout=30_000)
-            assert len(_Write.written) == 1
+            assert len(WriteNote.written) == 1
             await browser.close()
     assert not errors
