@@ -38,6 +38,8 @@ NEAR = 0.42
 """Below this best cosine, and without a cue, nothing the tools do fits the question."""
 CLOSE = 0.015
 """Two tools whose best cosines are nearer than this, where no word decides between them, are asked back about."""
+LONGEST = 12
+"""Words up to which a question is asked back about: a longer one means more than two example questions can say."""
 REFUSED = ("order", "hostile")
 ON_IMAGES = {"growth", "size", "count", "texture", "look", "see", "where", "type", "metadata", "draft"}
 """Intents that need an image to look at."""
@@ -210,7 +212,13 @@ def _readings(asked: Understanding, nearest: dict[str, str]) -> tuple[str, ...]:
     """The two readings that are too close to choose between."""
     decided = asked.intents or asked.rules or asked.premise or asked.organ or asked.absent or asked.ask_back or asked.follows
     best = sorted(((s, t) for t, s in asked.tools.items()), reverse=True)[:2]
-    if decided or len(best) < 2 or not NEAR <= best[1][0] <= best[0][0] < SIMILAR or best[0][0] - best[1][0] >= CLOSE:
+    if (
+        decided
+        or len(asked.english.split()) > LONGEST
+        or len(best) < 2
+        or not NEAR <= best[1][0] <= best[0][0] < SIMILAR
+        or best[0][0] - best[1][0] >= CLOSE
+    ):
         return ()
     return tuple(dict.fromkeys(nearest[t] for _, t in best))
 
