@@ -31,7 +31,7 @@ class Line:
     history: tuple[tuple[str, str], ...]
     split: str
     """`seen`: misses were looked at while the planner was made; `held`: only the score was; `fresh`: written after it and opened after one
-    run, as `held` was then; `last`: written after all changes, scored once."""
+    run, as `held` was then; `last`: written at the end and never looked into."""
 
 
 @cache
