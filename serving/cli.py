@@ -221,7 +221,10 @@ def ask(
     out: Annotated[Path | None, typer.Option(help="Write the answer as an HTML page with its pictures into this folder.")] = None,
     data: Data = None, llm_url: LlmUrl = None, llm_model: LlmModel = None,
 ) -> None:  # fmt: skip
-    """Ask one question about files, or about a patient of the archive. Progress goes to stderr."""
+    """Ask one question about files, or about a patient of the archive. Progress goes to stderr.
+
+    Where the served language model fails, the built-in planner's answer is printed, which says so, and the exit code is 4 all the same.
+    """
     if not question.strip():
         _fail(WRONG_USAGE, "a question is needed", 'add -q "…"')
     if not paths and not records and not patient:
@@ -240,6 +243,12 @@ def ask(
         for evidence in answer.evidence:
             typer.echo(f"  [{evidence.id}] {evidence.kind}: {evidence.statement}")
         typer.echo("\nResearch use only; not a medical device.")
+    if llm_url and answer.provenance.planner.kind == "builtin":
+        _fail(
+            SERVICE_DOWN,
+            "the language model's server failed; the built-in planner answered",
+            "check it with `consilium llm probe`",
+        )
 
 
 def _case_of(house: "House", paths: list[Path], records: Path | None) -> dict[str, Any]:

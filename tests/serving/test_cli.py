@@ -83,6 +83,9 @@ def test_a_language_model_that_is_down_is_exit_4(data_with_sample: Path) -> None
     done = run("ask", "--patient", sample.PATIENT_ID, "--data", str(data_with_sample), "-q", "How big is it?",
                "--llm-url", "http://127.0.0.1:9/v1", "--llm-model", "none")  # fmt: skip
     assert done.returncode == 4 and "language model" in done.stderr and "Traceback" not in done.stderr
+    assert "built-in planner" in done.stdout and "27.9 mL" in done.stdout, (
+        "what was answered instead is told, and says who answered"
+    )
 
 
 def test_lists_and_doctor(tmp_path: Path) -> None:
