@@ -62,7 +62,7 @@ CUES: dict[str, str] = {
     "similar": r"\bsimilar (cases?|patients?|images?|tumou?rs?|lesions?)|\bcases? like (this|it)|\blook(s)? like (this|it) in the archive|\bseen (this|something like) before",
     "quiz": r"\bquiz\b|\bteach(ing)?\b|\btest me\b|\bask me\b|\bexam question|\bmcqs?\b|\blearn(ing)? (from|session)",
     "explain": r"^why\b|\bexplain\b.{0,60}\b(why|how|resident|student|score|category|result|you)|\bwhy (did|do|is|was) (you|it|that|this)|\bhow did you (get|arrive|work|come|calculate)|\bwhich (features|inputs|facts) (did|were)|\bbased on what\b|\bwhat if\b",
-    "change": r"\b(and |but )?(what )?if (the|it|there|she|he|we|all|no)\b.{0,60}\b(were|was|had|is|are|absent|present|instead|negative|positive|not)\b|\bif (?:\S+ ){1,4}(were|was|had been)\b|\bsuppose\b|\bassum(e|ing) (that |the )?|\bwould (that|it|this) change\b",
+    "change": r"\b(and |but )?(what )?(?<!me )(?<!know )(?<!see )(?<!check )if (the|it|there|she|he|we|all|no)\b.{0,60}\b(were|was|had|is|are|absent|present|instead|negative|positive|not)\b|\bif (?:\S+ ){1,4}(were|was|had been)\b|\bsuppose\b|\bassum(e|ing) (that |the )?|\bwould (that|it|this) change\b",
 }  # fmt: skip
 
 # Rules that a question can ask for by name or by subject.

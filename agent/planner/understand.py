@@ -162,7 +162,7 @@ class Reader:
         leans = _leans(english, asked)
         if not (leans or refers or changes or explains):
             return asked
-        past = self.read(history[-1].question, history[:-1], case, tools)
+        past = self.read(history[-1].question, history[-5:-1], case, tools)  # a chain of follow-ups is followed four turns back
         said = [t for turn in history[-3:] for t in (turn.question, turn.said)]
         stated: dict[str, Any] = {}
         for text in said:
