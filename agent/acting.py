@@ -27,16 +27,17 @@ MOST_KNOWN = 200
 """Results that a conversation keeps ready; older ones are computed again (from the masks that the archive keeps)."""
 
 
-def writes(turn: Turn, call: ToolCall) -> bool:
-    """True for a call that changes something."""
-    return any(t.name == call["name"] and t.effect is Effect.WRITE for t in turn.make_tools(_silent, _never))
+def writers(turn: Turn) -> set[str]:
+    """Names of the tools that change something."""
+    return {t.name for t in turn.make_tools(_silent, _never) if t.effect is Effect.WRITE}
 
 
 async def confirm(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
     """Wait until a person lets the calls that write something happen, or declines them (a LangGraph interrupt)."""
     last = state["messages"][-1]
     assert isinstance(last, AIMessage)
-    waiting = [c for c in last.tool_calls if writes(runtime.context, c)]
+    writing = writers(runtime.context)
+    waiting = [c for c in last.tool_calls if c["name"] in writing]
     said = interrupt([{"tool": c["name"], "arguments": c["args"]} for c in waiting])
     ids = [str(c["id"]) for c in waiting]
     return {"approved": ids, "declined": []} if said is True else {"approved": [], "declined": ids}
@@ -68,6 +69,7 @@ class _Ran:
                  conflicts: list[Conflict], text: str = "", problem: str | None = None, key: str = "", late: bool = False,
                  note: str | None = None) -> None:  # fmt: skip
         self.key, self.late, self.missing, self.conflicts = key, late, missing, conflicts
+        self.text = "" if evidence or missing else text
         self.step = PlanStep(tool=call["name"], arguments=call["args"], status=status, seconds=seconds,  # type: ignore[arg-type]
                              evidence=[e.id for e in evidence], message=problem or note)  # fmt: skip
         self.message = ToolMessage(_told(evidence, missing, text, problem), tool_call_id=call["id"] or call["name"], name=call["name"],
@@ -76,7 +78,7 @@ class _Ran:
     def kept(self) -> dict[str, Any]:
         """What a later call of the same kind is answered with."""
         return {"evidence": self.step.evidence, "missing": [m.model_dump() for m in self.missing],
-                "conflicts": [c.model_dump() for c in self.conflicts], "text": ""}  # fmt: skip
+                "conflicts": [c.model_dump() for c in self.conflicts], "text": self.text}  # fmt: skip
 
 
 async def _call(call: ToolCall, state: State, turn: Turn) -> _Ran:
@@ -95,7 +97,8 @@ def key_of(call: ToolCall, turn: Turn) -> str:
 
 def _again(call: ToolCall, state: State, turn: Turn) -> _Ran | None:
     """The result that this conversation has for the call, if it has one."""
-    kept = state.get("known", {}).get(key_of(call, turn))
+    key = key_of(call, turn)
+    kept = state.get("known", {}).get(key)
     if kept is None:
         return None
     known = {e.id: e for e in turn.memory.numbered(turn.scope)}
@@ -105,7 +108,7 @@ def _again(call: ToolCall, state: State, turn: Turn) -> _Ran | None:
     conflicts = [Conflict.model_validate(c) for c in kept["conflicts"]]
     turn.evidence.update({e.id: e for e in [*evidence, *(known[i] for c in conflicts for i in c.evidence if i in known)]})
     return _Ran(call, "ok", 0.0, evidence, [Missing.model_validate(m) for m in kept["missing"]], conflicts, kept["text"],
-                key=key_of(call, turn), note="from this conversation")  # fmt: skip
+                key=key, note="from this conversation")  # fmt: skip
 
 
 async def _run(call: ToolCall, state: State, turn: Turn) -> _Ran:

@@ -18,15 +18,13 @@ class Unusable(Exception):
     """A reply that isn't what was asked for: cut short, or not under its schema."""
 
 
-async def ask(
-    turn: Turn, bound: Callable[[BaseChatModel], Any], messages: Callable[[], list[AnyMessage]], read: Callable[[AIMessage], T]
-) -> T:
+async def ask(turn: Turn, bound: Callable[[BaseChatModel], Any], messages: list[AnyMessage], read: Callable[[AIMessage], T]) -> T:
     """`read` of the model's reply. Raises PlannerDown or Unusable where no fallback can take over."""
     for attempt in (1, 2):
         try:
             left = turn.left()
             async with turn.place.away() if turn.waits else nullcontext():
-                reply = await asyncio.wait_for(bound(turn.model).ainvoke(messages()), None if left is None else max(left, 5.0))
+                reply = await asyncio.wait_for(bound(turn.model).ainvoke(messages), None if left is None else max(left, 5.0))
             if reply.response_metadata.get("finish_reason") == "length":
                 raise Unusable
             return read(reply)
@@ -39,4 +37,4 @@ async def ask(
                     error if isinstance(error, PlannerDown) else PlannerDown("the language model took too long", "ask again")
                 ) from error
             break
-    return read(await bound(turn.model).ainvoke(messages()))
+    return read(await bound(turn.model).ainvoke(messages))

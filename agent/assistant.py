@@ -304,7 +304,8 @@ class Assistant:
         lead += [say(language, "confirm", tool=", ".join(p["tool"] for p in waiting))] if waiting else []
         conflicts = [Conflict.model_validate(c) for c in state["conflicts"]]
         steps = [PlanStep.model_validate(s) for s in state["steps"]]
-        statements = [*first, *(s for s in draft.statements if set(s.evidence) != {i for f in first for i in f.evidence})]
+        urgent_ones = [i for s in first for i in s.evidence]
+        statements = [*first, *(s for s in draft.statements if not set(s.evidence) <= set(urgent_ones))]
         cited = (
             {i for s in statements for i in s.evidence}
             | {i for c in conflicts for i in c.evidence}
@@ -326,7 +327,7 @@ class Assistant:
             abstained=abstained,
             language=language,
             lead=" ".join(lead),
-            urgent=[i for s in first for i in s.evidence],
+            urgent=urgent_ones,
             confirm=[Pending.model_validate(p) for p in waiting],
             provenance=Provenance(
                 planner=self._fallback[1] if turn.fell_back and self._fallback else self.planner_ref, prompts=identity(),

@@ -76,7 +76,7 @@ async def _drafted(turn: Turn, messages: list[AnyMessage]) -> tuple[Draft, list[
             raise Unusable from error
 
     try:
-        return await ask(turn, lambda model: model.bind(response_format=wanted), lambda: messages, read)
+        return await ask(turn, lambda model: model.bind(response_format=wanted), messages, read)
     except Unusable:
         return Draft(abstained=True), []
 

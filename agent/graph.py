@@ -7,7 +7,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from agent.acting import act, confirm, writes
+from agent.acting import act, confirm, writers
 from agent.asking import Unusable, ask
 from agent.composing import check, compose
 from agent.turn import State, Turn
@@ -27,7 +27,7 @@ async def plan(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
         return {"limit": f"{MAX_ROUNDS} rounds"}
     tools = turn.make_tools(lambda done, total: None, lambda: False)
     try:
-        reply = await ask(turn, lambda model: model.bind_tools(tools), lambda: state["messages"], _whole)
+        reply = await ask(turn, lambda model: model.bind_tools(tools), state["messages"], _whole)
     except Unusable:
         reply = AIMessage("")
     done = {f"{s['tool']} {s['arguments']}" for s in state.get("steps", [])}
@@ -49,7 +49,8 @@ def after_plan(state: State, runtime: Runtime[Turn]) -> str:
     last = state["messages"][-1]
     if not (isinstance(last, AIMessage) and last.tool_calls):
         return "compose"
-    return "confirm" if any(writes(runtime.context, c) for c in last.tool_calls) else "act"
+    writing = writers(runtime.context)
+    return "confirm" if any(c["name"] in writing for c in last.tool_calls) else "act"
 
 
 def build(checkpointer: BaseCheckpointSaver[Any] | None) -> Any:
@@ -64,6 +65,3 @@ def build(checkpointer: BaseCheckpointSaver[Any] | None) -> Any:
     graph.add_edge("compose", "check")
     graph.add_edge("check", END)
     return graph.compile(checkpointer=checkpointer)
-
-
-__all__ = ["MAX_ROUNDS", "Turn", "build"]

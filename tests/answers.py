@@ -68,7 +68,7 @@ def _study(archive: Archive, person: str, study: dict[str, Any]) -> None:
     )
     date = study["date"].replace("-", "")
     for sequence in study.get("sequences") or [study["description"]]:
-        files = dicom_series(array.astype(np.int16), affine @ np.diag([1, 1, 1, 1.0]), patient_id=person, description=sequence, date=date,
+        files = dicom_series(array.astype(np.int16), affine, patient_id=person, description=sequence, date=date,
                              body_part=study["body_part"], modality=study["modality"], study_uid=f"1.2.826.0.1.3680043.8.498.{date}{len(person)}")  # fmt: skip
         archive.add([Incoming(f"{sequence}-{k}.dcm", f) for k, f in enumerate(files)], Hints())
 

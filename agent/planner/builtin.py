@@ -58,7 +58,7 @@ class BuiltinPlanner(BaseChatModel):
 
     def _plan(self, messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]]) -> AIMessage:
         case, turns, since = _conversation(messages)
-        asked = self._understood(case, turns, with_facts(tools))
+        asked = self._understood(case, turns, tools)
         if steps.refusal(asked, case):
             return AIMessage("")
         done = _calls_of(since)
@@ -71,18 +71,21 @@ class BuiltinPlanner(BaseChatModel):
         )
 
     def _understood(self, case: dict[str, Any] | None, turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> Understanding:
-        """The question as it was read in this turn's first round: it is the same in each."""
+        """The question as it was read in this turn's first round: it is the same in each. A reading without tools isn't kept."""
         key = json.dumps([case, [(t.question, t.said, t.facts) for t in turns[-4:]]], default=str)
         kept: OrderedDict[str, Understanding] = self.kept
-        if key not in kept:
-            kept[key] = self.reader.read(turns[-1].question, turns[:-1], case, tools)
+        if (known := kept.get(key)) is not None:
+            return known
+        asked: Understanding = self.reader.read(turns[-1].question, turns[:-1], case, with_facts(tools))
+        if tools:
+            kept[key] = asked
             while len(kept) > KEPT:
                 kept.popitem(last=False)
-        return kept[key]
+        return asked
 
     def _compose(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
         case, turns, since = _conversation(messages)
-        asked = self._understood(case, turns, with_facts([]))
+        asked = self._understood(case, turns, [])
         evidence = _evidence(messages[-1])
         return written(asked, case, evidence, _results(since))
 
@@ -93,8 +96,7 @@ FACTS = sorted({n for r in RULES.values() for n in r.spec["facts"]})
 
 def with_facts(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The tools' statements, each with the names of all facts that rules can use."""
-    facts = FACTS
-    return [{**t, "facts": facts} for t in tools] or [{"name": "", "asks": ["nothing"], "facts": facts}]
+    return [{**t, "facts": FACTS} for t in tools] or [{"name": "", "asks": ["nothing"], "facts": FACTS}]
 
 
 def _conversation(messages: Sequence[BaseMessage]) -> tuple[dict[str, Any] | None, list[Turn], list[BaseMessage]]:

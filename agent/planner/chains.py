@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent.planner.cues import RULE_CUES, STAGES
-from agent.planner.understand import Understanding
+from agent.planner.understand import Understanding, imaged
 from knowledge.guidelines.rules import RULES
 from tools.patient_facts import recordable
 
@@ -75,11 +75,6 @@ def _required(spec: dict[str, Any], lacking: set[str], ending: str) -> bool:
 def has_images(case: dict[str, Any] | None) -> bool:
     """True where the case has something that shows a patient."""
     return bool(imaged(case))
-
-
-def imaged(case: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The case's imaging studies, in its order."""
-    return [s for s in (case or {}).get("studies", []) if set(s["modality"]) - {"SEG", "SR"}]
 
 
 def several_dates(case: dict[str, Any] | None) -> bool:

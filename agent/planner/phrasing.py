@@ -5,9 +5,9 @@ from typing import Any
 
 from agent.language import say, titled
 from agent.planner import steps
-from agent.planner.chains import imaged, several_dates
+from agent.planner.chains import several_dates
 from agent.planner.cues import MARKER
-from agent.planner.understand import Understanding, in_order
+from agent.planner.understand import Understanding, imaged, in_order
 
 MAX_PASSAGES = 3
 """Guideline passages in one answer; more are noise."""

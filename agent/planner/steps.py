@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.planner.chains import NODULE, ORDER, RESPONSE, comparable, has_images, imaged, ordered, producers, several_dates
+from agent.planner.chains import NODULE, ORDER, RESPONSE, comparable, has_images, ordered, producers, several_dates
 from agent.planner.cues import MARKER, STAGES
-from agent.planner.understand import NEAR, SIMILAR, Understanding
+from agent.planner.understand import NEAR, SIMILAR, Understanding, imaged
 from knowledge.guidelines.adding import DISEASES
 from knowledge.guidelines.rules import RULES
 from knowledge.records.planning import disease_of

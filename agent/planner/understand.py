@@ -455,6 +455,11 @@ def _report_named(english: str, case: dict[str, Any] | None) -> str | None:
     return str(fitting[0]) if len(fitting) == 1 else None
 
 
+def imaged(case: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The case's imaging studies, in its order."""
+    return [s for s in (case or {}).get("studies", []) if set(s["modality"]) - {"SEG", "SR"}]
+
+
 UNTOLD = ("", "PARTIALBODY", "WHOLEBODY")
 """Body parts (DICOM 0018,0015) of a study that don't say which part it shows."""
 
@@ -481,7 +486,7 @@ _PARTS = {"LIVER": "ABDOMEN", "KIDNEY": "ABDOMEN", "LUNG": "CHEST", "HEAD": "BRA
 
 def _absent(english: str, month: str | None, case: dict[str, Any] | None, by_date: bool) -> str | None:
     """A modality, sequence or date of imaging that the question names and the case doesn't have."""
-    studies = [s for s in (case or {}).get("studies", []) if set(s["modality"]) - {"SEG", "SR"}]
+    studies = imaged(case)
     if not studies:
         return None
     have = {m for s in studies for m in s["modality"]} | ({"CT"} if any("PT" in s["modality"] for s in studies) else set())
@@ -521,7 +526,7 @@ def _absent(english: str, month: str | None, case: dict[str, Any] | None, by_dat
 
 def _several(asked: Understanding, case: dict[str, Any] | None) -> bool:
     """True where the images show several body parts and nothing says which one is meant."""
-    studies = [s for s in (case or {}).get("studies", []) if set(s["modality"]) - {"SEG", "SR"}]
+    studies = imaged(case)
     parts = {str(s.get("body_part") or "").upper() for s in studies}
     if len(parts) < 2 or asked.handle or asked.rules or not set(asked.intents) & (ON_IMAGES - {"metadata", "draft", "look"}):
         return False
