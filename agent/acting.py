@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, ToolCall, ToolMessage
@@ -16,13 +17,13 @@ from agent.answer import Conflict, PlanStep
 from agent.guard import as_data
 from agent.turn import State, Turn
 from knowledge.evidence import Evidence, RuleRef
-from tools.base import CaseTool, Effect, Missing
+from tools.base import CaseTool, Effect, Made, Missing, Said
 from tools.errors import Failed, ToolError
 
 log = logging.getLogger("consilium.agent")
 
-NEVER_REUSED = {"look"}
-"""Tools that may answer the same call differently."""
+NEVER_REUSED = {"look", "draft_report", "check_report", "education_quiz"}
+"""Tools that may answer the same call differently: they look at the conversation too, or make something new."""
 MOST_KNOWN = 200
 """Results that a conversation keeps ready; older ones are computed again (from the masks that the archive keeps)."""
 
@@ -67,12 +68,12 @@ class _Ran:
 
     def __init__(self, call: ToolCall, status: str, seconds: float, evidence: list[Evidence], missing: list[Missing],
                  conflicts: list[Conflict], text: str = "", problem: str | None = None, key: str = "", late: bool = False,
-                 note: str | None = None) -> None:  # fmt: skip
+                 note: str | None = None, made: Made | None = None, said: Sequence[Said] = ()) -> None:  # fmt: skip
         self.key, self.late, self.missing, self.conflicts = key, late, missing, conflicts
         self.text = "" if evidence or missing else text
         self.step = PlanStep(tool=call["name"], arguments=call["args"], status=status, seconds=seconds,  # type: ignore[arg-type]
-                             evidence=[e.id for e in evidence], message=problem or note)  # fmt: skip
-        self.message = ToolMessage(_told(evidence, missing, text, problem), tool_call_id=call["id"] or call["name"], name=call["name"],
+                             evidence=[e.id for e in evidence], message=problem or note, made=made)  # fmt: skip
+        self.message = ToolMessage(_told(evidence, missing, text, problem, said), tool_call_id=call["id"] or call["name"], name=call["name"],
                                    status="success" if status == "ok" else "error")  # fmt: skip
 
     def kept(self) -> dict[str, Any]:
@@ -136,7 +137,9 @@ async def _run(call: ToolCall, state: State, turn: Turn) -> _Ran:
             conflicts.append(Conflict(statements=[clash.statement], evidence=[e.id for e in both]))
         if tool.effect is Effect.READ and name not in NEVER_REUSED:
             key = key_of(call, turn)
-        return _Ran(call, "ok", _since(started), evidence, reply.missing, conflicts, reply.text, key=key)
+        return _Ran(
+            call, "ok", _since(started), evidence, reply.missing, conflicts, reply.text, key=key, made=reply.made, said=reply.said
+        )
     except asyncio.CancelledError:
         stop.set()  # the thread looks at it, and ends its model's run
         raise
@@ -179,11 +182,12 @@ def _never() -> bool:
     return False
 
 
-def _told(numbered: list[Evidence], missing: list[Missing], text: str, problem: str | None) -> str:
+def _told(numbered: list[Evidence], missing: list[Missing], text: str, problem: str | None, said: Sequence[Said]) -> str:
     """What the model reads of a tool's result: evidence as data, and what was missing."""
     rows: list[dict[str, Any]] = [
         {"evidence": e.id, "kind": e.kind, "title": e.title, "statement": e.statement, **_inputs(e)} for e in numbered
     ]
+    rows += [{"sentence": s.text, "evidence": [numbered[i].id for i in s.facts]} for s in said]
     rows += [{"missing": m.what, "why": m.why} for m in missing if problem is None]
     return as_data(rows or [{"error" if problem else "text": problem or text}])
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from knowledge.evidence import Evidence, Frozen
-from tools.base import Missing
+from tools.base import Made, Missing
 
 
 class Statement(Frozen):
@@ -24,6 +24,8 @@ class PlanStep(Frozen):
     seconds: float
     evidence: list[str] = Field(default_factory=list)
     message: str | None = None
+    made: Made | None = None
+    """What the tool made that a person goes on with (a draft, a check, a question)."""
 
 
 class Conflict(Frozen):

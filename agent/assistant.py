@@ -30,7 +30,6 @@ from agent.pictures import key_slices
 from agent.prompts import identity, prompt
 from agent.run import Event, Run
 from agent.turn import State, Turn
-from agent.urgent import urgent
 from knowledge.case import Case, open_case
 from knowledge.language import language_of
 from knowledge.studies.archive import Archive
@@ -38,6 +37,7 @@ from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import Incoming
 from tools.base import Bench, Missing, Resources
 from tools.registry import tool_types, tools_for
+from tools.urgent import urgent
 
 MAX_QUESTION = 8_000
 """Characters; a longer text is a document and belongs into the archive."""
@@ -257,7 +257,16 @@ class Assistant:
         inventory = case.inventory() if case else None
 
         def make_tools(progress: Any, cancelled: Any) -> Any:
-            return tools_for(Bench(self.resources, case, progress, cancelled, lambda name: turn.evidence.get(name)))
+            return tools_for(
+                Bench(
+                    self.resources,
+                    case,
+                    progress,
+                    cancelled,
+                    lambda name: turn.evidence.get(name),
+                    lambda: list(turn.evidence.values()),
+                )
+            )
 
         sees = self.resources.vision is not None and case is not None and self.planner_ref.kind == "llm"
         turn = Turn(scope=conversation.id, patient_id=conversation.patient_id, model=self.planner, make_tools=make_tools, memory=self.memory,

@@ -34,6 +34,9 @@ MESSAGES = {
     "limit": "The limit of {limit} was reached; this is what was found until then.",
     "urgent": "First to be looked at by a clinician: {findings}",
     "confirm": "This writes something and waits for your confirmation: {tool}.",
+    "draft_made": "This is a draft: nobody has signed it. A person has to check, complete and sign it.",
+    "check_made": "These points of the report are worth a second look; whether they are mistakes is for its author to decide.",
+    "check_clean": "Nothing in the report contradicts itself, the images, earlier reports or the record, as far as that can be checked here.",
     "quote": "In the original (English): {statement}",
     "record": "The record gives {fact}.",
 }  # fmt: skip

@@ -18,11 +18,12 @@ from knowledge.guidelines.rerank import reranker_of
 from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
+from knowledge.reporting.drafts import DraftStore
 from knowledge.studies.archive import Archive
 from knowledge.studies.volume import Volume
 from serving.access.keys import KeyRing
 from serving.settings import Settings
-from tools.base import Resources, Vision
+from tools.base import HouseStyle, Resources, Vision
 from tools.models.catalogue import IN_THE_BOX, Catalogue
 
 if TYPE_CHECKING:
@@ -132,7 +133,8 @@ def build(settings: Settings) -> House:
     guidelines = GuidelineIndex(data / "guidelines", finder, settings.chroma_url,
                                 reranker_of(settings.reranker, settings.reranker_url, key))  # fmt: skip
     resources = Resources(catalogue, guidelines, embedder, RecordSearch(embedder),
-                          vision, RuleBook(data / "rules"))  # fmt: skip
+                          vision, RuleBook(data / "rules"), DraftStore(settings.database_url or data / "drafts.db"),
+                          HouseStyle(settings.report_templates or data / "templates", settings.report_language, settings.report_style))  # fmt: skip
     memory = Memory(settings.conversations_url or data / "conversations.db")
     builtin = (BuiltinPlanner.of(embedder), PlannerRef(kind="builtin", model=NAME))
     assistant = Assistant(archive, resources, memory, model, ref, settings.conversations_url or data / "checkpoints.db",

@@ -42,6 +42,13 @@ class Settings(BaseSettings):
     )
     reranker_url: str | None = Field(None, description="Base URL of a server with /rerank.")
     chroma_url: str | None = Field(None, description="A Chroma server; left out: Chroma runs embedded in the data folder.")
+    report_templates: Path | None = Field(
+        None, description="Folder of a hospital's own report templates; left out: templates in the data folder."
+    )
+    report_language: Literal["en", "de", "es", "fr", "zh"] = Field(
+        "en", description="Language of drafted reports where a request names none."
+    )
+    report_style: Literal["concise", "full"] = Field("concise", description="full: drafts give the doubt of each measurement.")
     no_auth: bool = Field(False, description="Let everyone in; only on loopback.")
     deidentify_on_import: Literal["off", "basic", "research"] = Field(
         "off", description="De-identify DICOM before anything of it is kept (PS3.15 profile); nothing else is then taken in."

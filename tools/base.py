@@ -6,8 +6,10 @@ A tool of one's own subclasses `CaseTool`, names its arguments in a Pydantic mod
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from langchain_core.tools import BaseTool
@@ -20,6 +22,7 @@ from knowledge.guidelines.minilm import MiniLM
 from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
+from knowledge.reporting.drafts import DraftStore
 from tools.conflicts import Clash, clashes
 from tools.errors import NotApplicable, ToolError, TryAgain
 
@@ -74,6 +77,21 @@ class Missing(Frozen):
     would_change: str
 
 
+class Made(Frozen):
+    """Something that a tool made and that a person goes on with: a draft to edit and sign, a check to go through, a question to answer."""
+
+    kind: str
+    id: str
+    title: str
+
+
+class Said(Frozen):
+    """A ready sentence and the facts that it stands on, as they count in the reply."""
+
+    text: str
+    facts: list[int] = Field(min_length=1)
+
+
 class Reply(Frozen):
     """What a tool gives: text for the model, facts for everyone else, and what it lacked."""
 
@@ -84,6 +102,9 @@ class Reply(Frozen):
     """Each a sentence that names two sources which disagree; the reply's facts are its evidence."""
     clashes: list[Clash] = Field(default_factory=list)
     """What other sources of the case contradict, each with the facts of both sides; added by `reply`."""
+    said: list[Said] = Field(default_factory=list)
+    """Ready sentences, each on one or several facts, where these say it better than the facts' own statements do."""
+    made: Made | None = None
 
 
 Progress = Callable[[int, int], None]
@@ -98,6 +119,15 @@ class Vision:
 
 
 @dataclass(frozen=True)
+class HouseStyle:
+    """How a hospital wants its reports: its own templates (a folder), language and style, where a request names none."""
+
+    templates: Path | None = None
+    language: str = "en"
+    style: str = "concise"
+
+
+@dataclass(frozen=True)
 class Resources:
     """What tools share: the models, the guideline index, the embedder, and a vision-language model where one is set up."""
 
@@ -107,6 +137,8 @@ class Resources:
     records: RecordSearch
     vision: Vision | None = None
     rules: RuleBook = field(default_factory=RuleBook)
+    drafts: DraftStore = field(default_factory=DraftStore)
+    house_style: HouseStyle = field(default_factory=HouseStyle)
 
 
 @dataclass(frozen=True)
@@ -120,6 +152,10 @@ class Bench:
     """Asked while something long runs; once true, the tool stops with Cancelled."""
     evidence: Callable[[str], Evidence | None] = field(default=lambda name: None)
     """The conversation's evidence by number (E3), so that a fact can be taken from it."""
+    known: Callable[[], list[Evidence]] = field(default=lambda: [])
+    """All evidence of the conversation so far, in order."""
+    today: Callable[[], date] = field(default=lambda: datetime.now(UTC).date())
+    """The day on which the tool runs, for what is due."""
 
     @property
     def required_case(self) -> Case:
@@ -205,11 +241,13 @@ __all__ = [
     "CaseTool",
     "Cost",
     "Effect",
+    "Made",
     "Missing",
     "Needs",
     "NoArguments",
     "Reply",
     "Resources",
+    "Said",
     "ToolError",
     "Vision",
 ]

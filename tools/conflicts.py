@@ -62,10 +62,11 @@ def _with_reports(case: Case, fact: Fact, source: ImageRef) -> Iterator[Clash]:
 
 
 def _reports_of(case: Case, day: str | None) -> list[Report]:
-    return [r for r in case.reports if day and r.date and _apart(r.date, day) <= DAYS]
+    return [r for r in case.reports if day and r.date and apart(r.date, day) <= DAYS]
 
 
-def _apart(one: str, other: str) -> int:
+def apart(one: str, other: str) -> int:
+    """Days between two dates; a huge number where one isn't whole."""
     try:
         return abs((date.fromisoformat(one[:10]) - date.fromisoformat(other[:10])).days)
     except ValueError:
@@ -83,8 +84,8 @@ def _size(fact: Fact, handle: str, day: str | None, report: Report, sentence: Se
         return
     stated_mm = max(s.mm[0] for s in said)
     low, high = fact.interval or [fact.value, fact.value]
-    apart = max(low - stated_mm, stated_mm - high)
-    if apart > DIFFERENT_MM and apart > DIFFERENT * max(stated_mm, float(fact.value)):
+    gap = max(low - stated_mm, stated_mm - high)
+    if gap > DIFFERENT_MM and gap > DIFFERENT * max(stated_mm, float(fact.value)):
         words = (f"The outline on study {handle} ({day}) measures {fact.value:g} mm across, the report {report.handle} of {report.date} states "
                  f"{stated_mm:g} mm.")  # fmt: skip
         yield Clash(statement=words, facts=[fact, quoted(report, sentence)])

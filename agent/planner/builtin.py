@@ -87,7 +87,7 @@ class BuiltinPlanner(BaseChatModel):
         case, turns, since = _conversation(messages)
         asked = self._understood(case, turns, [])
         evidence = _evidence(messages[-1])
-        return written(asked, case, evidence, _results(since))
+        return written(asked, case, evidence, _results(since), _sentences(since))
 
 
 FACTS = sorted({n for r in RULES.values() for n in r.spec["facts"]})
@@ -146,6 +146,16 @@ def _results(since: Sequence[BaseMessage]) -> dict[str, list[str]]:
             ids = re.findall(r'^\{"evidence": "(E\d+)"', str(message.content), re.M)
             found.setdefault(message.name or "", []).extend(ids)
     return found
+
+
+def _sentences(since: Sequence[BaseMessage]) -> dict[str, list[dict[str, Any]]]:
+    """Ready sentences by tool, each with its evidence."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for message in since:
+        if isinstance(message, ToolMessage):
+            rows = [json.loads(line) for line in str(message.content).splitlines() if line.startswith('{"sentence"')]
+            found.setdefault(message.name or "", []).extend({"text": r["sentence"], "evidence": r["evidence"]} for r in rows)
+    return {t: rows for t, rows in found.items() if rows}
 
 
 def _given(since: Sequence[BaseMessage]) -> list[Given]:

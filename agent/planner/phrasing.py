@@ -29,7 +29,7 @@ _CM = {"mm": ("cm", 0.1), "mm2": ("cm²", 0.01), "mL": ("cm³", 1.0)}
 
 
 def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[str, dict[str, Any]],
-            results: dict[str, list[str]]) -> dict[str, Any]:  # fmt: skip
+            results: dict[str, list[str]], said: dict[str, list[dict[str, Any]]] | None = None) -> dict[str, Any]:  # fmt: skip
     """A draft: statements with evidence ids, what is missing, whether it abstains and why."""
     spoken = asked.language
     if len(asked.readings) > 1:
@@ -46,7 +46,7 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
         return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, why)}
     if "hostile" in asked.intents:
         return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, "not_an_order")}
-    statements = _statements(asked, evidence, results)
+    statements = _statements(asked, evidence, results, said or {})
     if asked.premise and not (results.get("patient_record") or results.get("retrieve_reports")):
         missing = _lack(asked.premise, "no study, report or record of the case shows it", "whether and how it can be treated")
         return _abstain(say(spoken, "no_premise", premise=asked.premise), missing)
@@ -80,6 +80,8 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
     wants = [t for i, t in steps.OWN_WORK.items() if i in asked.intents and t not in results]
     if wants:
         lead = say(spoken, "no_tool", tool=wants[0])
+    elif "draft" in asked.intents and statements:
+        lead = say(spoken, "draft_made")
     return {"statements": statements, "missing": [], "abstained": not statements, "lead": lead}
 
 
@@ -98,15 +100,20 @@ def _abstain(lead: str, missing: dict[str, str]) -> dict[str, Any]:
     return {"statements": [], "missing": [missing], "abstained": True, "lead": lead}
 
 
-def _statements(asked: Understanding, evidence: dict[str, dict[str, Any]], results: dict[str, list[str]]) -> list[dict[str, Any]]:
-    chosen: list[str] = []
+def _statements(asked: Understanding, evidence: dict[str, dict[str, Any]], results: dict[str, list[str]],
+                said: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:  # fmt: skip
+    """The tools' ready sentences, and the sentence of each evidence that these don't use."""
+    found: list[dict[str, Any]] = []
+    told: set[str] = set()
     lead = [t for i in in_order(asked) for t in _FIRST.get(i, steps.TOOL_OF.get(i, []))] or (
         ["apply_guideline"] if asked.rules else []
     )
     if "planning" in asked.intents or asked.counterfactual:
         lead = _FIRST["planning" if "planning" in asked.intents else "change"] + lead
     sized = bool({"size", "growth", "count"} & set(asked.intents))
-    for tool in dict.fromkeys([*lead, *_ORDER, *results]):
+    own = [t for i, t in steps.OWN_WORK.items() if i in asked.intents and t in said]
+    order = [*own, "apply_guideline", "search_guidelines"] if own else [*lead, *_ORDER, *results]
+    for tool in dict.fromkeys(order):
         ids = list(dict.fromkeys(results.get(tool, [])))
         if tool == "search_guidelines":
             ids = ids[:MAX_PASSAGES]
@@ -114,8 +121,12 @@ def _statements(asked: Understanding, evidence: dict[str, dict[str, Any]], resul
             ids = ids[:2]
         if tool == "retrieve_reports" and asked.rules and "report" not in asked.intents:
             ids = ids[:MAX_ASIDE]
-        chosen += [i for i in ids if i in evidence]
-    return [{"text": _sentence(asked, evidence[i]), "evidence": [i]} for i in dict.fromkeys(chosen)][:24]
+        ready = [row for row in said.get(tool, []) if set(row["evidence"]) <= set(evidence)]
+        found += ready
+        told |= {i for row in ready for i in row["evidence"]} | (set(ids) if ready else set())
+        found += [{"text": _sentence(asked, evidence[i]), "evidence": [i]} for i in ids if i in evidence and i not in told]
+        told |= set(ids)
+    return found[:24]
 
 
 def _sentence(asked: Understanding, row: dict[str, Any]) -> str:

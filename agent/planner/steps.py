@@ -344,7 +344,23 @@ def _arguments(tool: str, asked: Understanding, case: dict[str, Any] | None = No
             "question": asked.english[:500],
             **({"series": asked.handle} if asked.handle and asked.handle.startswith("S") else {}),
         }
+    if tool == "draft_report":
+        return {**study, **_drafted(asked)}
     return study if tool in ("detect", "classify", "list_studies", "explain_image_metadata") else {}
+
+
+_LANGUAGES = {"en": r"english", "de": r"german", "es": r"spanish", "fr": r"french", "zh": r"chinese|mandarin"}
+
+
+def _drafted(asked: Understanding) -> dict[str, Any]:
+    """Template and language of a draft: those that the question names; a question in another language gets a draft in it."""
+    named = next(
+        (code for code, words in _LANGUAGES.items() if re.search(rf"\b(in|into) ({words})\b", asked.english, re.I)), None
+    )
+    language = named or (asked.language if asked.language in _LANGUAGES and asked.language != "en" else None)
+    board = re.search(r"\bboard\b|\bmdt\b|\bconference\b|\bcase summary\b", asked.english, re.I)
+    style = {"style": "full"} if re.search(r"\b(full|detailed|uncertaint\w+)\b", asked.english, re.I) else {}
+    return {**({"language": language} if language else {}), **({"template": "tumour_board"} if board else {}), **style}
 
 
 def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:

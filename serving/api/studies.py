@@ -204,6 +204,7 @@ def show_study(house: HouseDep, who: Caller, study_id: str) -> Study:
 )
 def delete_study(house: HouseDep, who: Caller, study_id: str) -> None:
     house.archive.delete(study_id, who)
+    house.resources.drafts.forget_study(study_id)
     house.viewer.forget()
 
 

@@ -16,7 +16,7 @@ from knowledge.errors import NotFound
 from knowledge.evidence import Evidence, Frozen
 from serving.api.deps import Caller, HouseDep
 from serving.house import House
-from tools.base import Bench, CaseTool, Effect, Missing
+from tools.base import Bench, CaseTool, Effect, Made, Missing
 from tools.errors import ToolError, TryAgain
 from tools.registry import tool_types
 from tools.rules import inputs_of
@@ -42,6 +42,7 @@ class Ran(Frozen):
     evidence: list[Evidence]
     missing: list[Missing]
     conflicts: list[Conflict] = []
+    made: Made | None = None
     seconds: float
 
 
@@ -103,5 +104,5 @@ def _run(house: HouseDep, name: str, request: RunRequest, stop: threading.Event)
         both = house.memory.number(scope, clash.facts, patient)
         evidence += [e for e in both if e.id not in {k.id for k in evidence}]
         conflicts.append(Conflict(statements=[clash.statement], evidence=[e.id for e in both]))
-    return Ran(status="ok", text=reply.text, evidence=evidence, missing=reply.missing, conflicts=conflicts,
+    return Ran(status="ok", text=reply.text, evidence=evidence, missing=reply.missing, conflicts=conflicts, made=reply.made,
                seconds=round(time.perf_counter() - started, 3))  # fmt: skip

@@ -1,0 +1,1 @@
+"""Reports: drafting one from evidence, and checking one against everything that the case holds."""
