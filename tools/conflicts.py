@@ -1,7 +1,7 @@
 """Where sources of one case disagree: image tool against report, record against report. Each clash carries the evidence of both sides."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
 
@@ -36,22 +36,22 @@ class Clash(Frozen):
     facts: list[Fact]
 
 
-def clashes(case: Case, facts: list[Fact]) -> list[Clash]:
-    """What of `facts` (a tool's) the case's other sources contradict."""
+def clashes(case: Case, facts: list[Fact], written: Sequence[Report] | None = None) -> list[Clash]:
+    """What of `facts` (a tool's) the case's other sources contradict; `written`: these reports alone, whatever their date."""
     found: list[Clash] = []
     for fact in facts:
         if isinstance(fact.source, ImageRef):
-            found += _with_reports(case, fact, fact.source)
+            found += _with_reports(case, fact, fact.source, written)
         elif isinstance(fact.source, RecordRef):
-            found += _record_and_report(case, fact)
+            found += _record_and_report(case.reports if written is None else written, fact)
     return list({c.statement: c for c in found}.values())
 
 
-def _with_reports(case: Case, fact: Fact, source: ImageRef) -> Iterator[Clash]:
+def _with_reports(case: Case, fact: Fact, source: ImageRef, written: Sequence[Report] | None) -> Iterator[Clash]:
     study = next((s for s in case.studies if s.id == source.study_id), None)
     if study is None or fact.code is None:
         return
-    for report in _reports_of(case, study.date):
+    for report in _reports_of(case, study.date) if written is None else written:
         for sentence in _about_lesions(report):
             if fact.kind is Kind.MEASUREMENT and fact.code.code == LONG_AXIS.code and fact.title == "Longest axial diameter":
                 yield from _size(fact, study.handle, study.date, report, sentence)
@@ -138,13 +138,13 @@ _DONE = re.compile(
 )
 
 
-def _done_when(case: Case, fact: Fact) -> Iterator[Clash]:
+def _done_when(reports: Sequence[Report], fact: Fact) -> Iterator[Clash]:
     """A procedure's date in the record against the date that a report gives of the same procedure."""
     match = _DONE.search(fact.title)
     day = fact.source.date if isinstance(fact.source, RecordRef) else None
     if match is None or not day or len(day) < 10:
         return
-    for report in case.reports:
+    for report in reports:
         for sentence in cut(report.text):
             there = re.search(re.escape(match.group()), sentence.text, re.I)
             told = dated(sentence.text) if there else []
@@ -153,8 +153,8 @@ def _done_when(case: Case, fact: Fact) -> Iterator[Clash]:
                 yield Clash(statement=words, facts=[fact, quoted(report, sentence)])
 
 
-def _record_and_report(case: Case, fact: Fact) -> Iterator[Clash]:
-    yield from _done_when(case, fact)
+def _record_and_report(reports: Sequence[Report], fact: Fact) -> Iterator[Clash]:
+    yield from _done_when(reports, fact)
     for pattern, name, wanted, readings in _STATUS:
         if not re.search(pattern, fact.title, re.I):
             continue
@@ -163,7 +163,7 @@ def _record_and_report(case: Case, fact: Fact) -> Iterator[Clash]:
         else:
             number = re.search(r"\d+", str(fact.value))
             recorded = int(number.group()) if number else None
-        told = stated(name, case.reports, wanted)
+        told = stated(name, reports, wanted)
         if recorded is not None and told is not None and told.value != recorded:
             day = f" ({fact.source.date})" if isinstance(fact.source, RecordRef) and fact.source.date else ""
             words = (f"The record gives {fact.title} {fact.value}{day}, the report {told.report.handle} of {told.report.date or 'undated'} states "

@@ -12,6 +12,7 @@ from tools.look import Look
 from tools.measure import Measure
 from tools.radiomics import Radiomics
 from tools.records import PatientRecord
+from tools.reporting.checking import CheckReport
 from tools.reporting.drafting import DraftReport
 from tools.reports import RetrieveReports
 from tools.rules import ApplyGuideline
@@ -20,7 +21,7 @@ from tools.studies import ExplainImageMetadata, ListStudies
 
 IN_THE_BOX: list[type[CaseTool]] = [
     ListStudies, ExplainImageMetadata, Segment, Detect, Classify, Measure, CompareStudies, Radiomics, Look, RetrieveReports, PatientRecord, SearchGuidelines,
-    ApplyGuideline, DraftReport,
+    ApplyGuideline, DraftReport, CheckReport,
 ]  # fmt: skip
 
 

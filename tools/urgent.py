@@ -30,9 +30,14 @@ def urgent(case: Case) -> list[Fact]:
         for sentence in cut(report.text):
             if sentence.part in ("INDICATION", "TECHNIQUE", "COMPARISON"):
                 continue
-            if _named(sentence.text, language) and _affirmed(sentence.text):
+            if emergency(sentence.text, language):
                 found.append(quoted(report, sentence))
     return found
+
+
+def emergency(text: str, language: str) -> bool:
+    """True for a sentence that affirms an emergency."""
+    return _named(text, language) and _affirmed(text)
 
 
 @lru_cache(maxsize=4096)

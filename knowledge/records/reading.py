@@ -13,11 +13,11 @@ SCOPE = 60
 _CM = {"cm": 10.0, "mm": 1.0, "厘米": 10.0, "毫米": 1.0}
 _NUMBER = r"\d+(?:[.,]\d+)?"
 _SIZE = re.compile(
-    rf"(?<![\d.,/-])(?P<a>{_NUMBER})\s*(?:(?:mm|cm)\s*)?(?:[x×*]\s*(?P<b>{_NUMBER})\s*(?:(?:mm|cm)\s*)?(?:[x×*]\s*(?P<c>{_NUMBER})\s*)?)?"
+    rf"(?<![\d./-])(?<!\d,)(?P<a>{_NUMBER})\s*(?:(?:mm|cm)\s*)?(?:[x×*]\s*(?P<b>{_NUMBER})\s*(?:(?:mm|cm)\s*)?(?:[x×*]\s*(?P<c>{_NUMBER})\s*)?)?"
     r"(?P<unit>mm|cm|厘米|毫米)(?![a-z²³\d])",
     re.I,
 )
-_VOLUME = re.compile(rf"(?<![\d.,])(?P<a>{_NUMBER})\s*(?:ml|cm³|cm3|cc|毫升)(?![a-z])", re.I)
+_VOLUME = re.compile(rf"(?<![\d.])(?<!\d,)(?P<a>{_NUMBER})\s*(?:ml|cm³|cm3|cc|毫升)(?![a-z])", re.I)
 _DAY = re.compile(r"(\d{4})-(\d{2})-(\d{2})|(\d{1,2})[./](\d{1,2})[./](\d{4})|(\d{1,2})/(\d{4})")
 _STOP = re.compile(r"[,;，；]|\bbut\b|\bhowever\b|\baber\b|\bjedoch\b|\bmais\b|\bpero\b|但|\bwith(?!out)\b|\bwhich\b")
 _INTERVAL = re.compile(

@@ -16,6 +16,7 @@ from sqlalchemy.pool import StaticPool
 from knowledge.database import engine_of
 from knowledge.errors import KnowledgeError, NotFound
 from knowledge.evidence import Fact, Frozen
+from knowledge.records.model import Report
 from knowledge.reporting.templates import PARTS, Part
 
 
@@ -105,6 +106,26 @@ class _Row(_Base):
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class _Checked(_Base):
+    """A text that was checked."""
+
+    __tablename__ = "checked_reports"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    patient_id: Mapped[str] = mapped_column(String(200), index=True)
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class CheckedReport(Frozen):
+    """A report as it was checked, and what was found: kind, severity, span, message, suggestion; `evidence` counts into `facts`."""
+
+    id: str
+    patient_id: str
+    report: Report
+    created: str
+    issues: list[dict[str, Any]]
+    facts: list[Fact]
+
+
 class DraftStore:
     """Every version of every draft. `where`: a database URL or a file; None: memory alone (for tools run without a server)."""
 
@@ -180,6 +201,20 @@ class DraftStore:
         """Forget every draft on a study that is deleted."""
         self._drop(_Row.study_id == study_id)
 
+    def keep_check(self, checked: CheckedReport) -> CheckedReport:
+        """Keep what a check found; the text too, so that its spans open."""
+        with Session(self.engine) as session, session.begin():
+            session.add(_Checked(id=checked.id, patient_id=checked.patient_id, data=checked.model_dump(mode="json")))
+        return checked
+
+    def checked(self, check_id: str) -> CheckedReport:
+        """A check. Raises NotFound."""
+        with Session(self.engine) as session:
+            row = session.get(_Checked, check_id)
+            if row is None:
+                raise NotFound(f"there is no check {check_id}", "check the report again")
+            return CheckedReport.model_validate(row.data)
+
     def _drop(self, which: Any) -> None:
         with Session(self.engine) as session, session.begin():
             for row in session.scalars(select(_Row).where(which)):
@@ -191,9 +226,9 @@ def _file(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-def new_id() -> str:
-    """A name for a new draft."""
-    return f"d_{uuid.uuid4().hex[:16]}"
+def new_id(prefix: str = "d") -> str:
+    """A name for a new draft (d) or check (k)."""
+    return f"{prefix}_{uuid.uuid4().hex[:16]}"
 
 
 def now() -> str:
