@@ -82,6 +82,9 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
         lead = say(spoken, "no_tool", tool=wants[0])
     elif "draft" in asked.intents and statements:
         lead = say(spoken, "draft_made")
+    elif "check" in asked.intents and statements:
+        clean = any(evidence[i]["title"] == "Check: no issue" for i in results.get("check_report", []) if i in evidence)
+        lead = say(spoken, "check_clean" if clean else "check_made")
     return {"statements": statements, "missing": [], "abstained": not statements, "lead": lead}
 
 

@@ -344,9 +344,22 @@ def _arguments(tool: str, asked: Understanding, case: dict[str, Any] | None = No
             "question": asked.english[:500],
             **({"series": asked.handle} if asked.handle and asked.handle.startswith("S") else {}),
         }
+    if tool == "check_report":
+        text = pasted(asked.question)
+        named = asked.handle if asked.handle and asked.handle.startswith("R") else asked.report
+        return {**study, **({"text": text} if text else {"report": named} if named else {})}
     if tool == "draft_report":
         return {**study, **_drafted(asked)}
     return study if tool in ("detect", "classify", "list_studies", "explain_image_metadata") else {}
+
+
+def pasted(question: str) -> str | None:
+    """The words of a report that stand in a message: between quotation marks, or after a colon or a line's end where that is most of it."""
+    quoted = re.search(r'["“„«](.{8,})["”“»]', question, re.S)
+    if quoted:
+        return quoted.group(1).strip()
+    head, mark, rest = question.partition(":") if ":" in question[:200] else question.partition("\n")
+    return rest.strip() if mark and len(rest.split()) >= 4 and len(head.split()) <= 25 else None
 
 
 _LANGUAGES = {"en": r"english", "de": r"german", "es": r"spanish", "fr": r"french", "zh": r"chinese|mandarin"}

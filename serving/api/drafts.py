@@ -142,6 +142,40 @@ def sign_draft(house: HouseDep, who: Caller, draft_id: str, request: SignRequest
     return Signed(draft=_shown(house, draft), report_id=taken.records[0].id if taken.records else None)
 
 
+class Found(Frozen):
+    """One point of a checked report. Characters [start, end) are the report's."""
+
+    kind: str
+    severity: str
+    start: int
+    end: int
+    message: str
+    suggestion: str
+    evidence: list[str]
+
+
+class ShownCheck(Frozen):
+    """A report as it was checked, with what was found."""
+
+    id: str
+    patient_id: str
+    title: str
+    text: str
+    created: str
+    issues: list[Found]
+    evidence: list[Evidence]
+
+
+@router.get("/v1/checks/{check_id}", operation_id="show_check", summary="A report as it was checked, and what was found")
+def show_check(house: HouseDep, who: Caller, check_id: str) -> ShownCheck:
+    """`POST /v1/tools/check_report` makes one; its `made.id` names it."""
+    checked = house.resources.drafts.checked(check_id)
+    evidence = house.memory.number(checked.id, checked.facts, checked.patient_id)
+    issues = [Found(**{**i, "evidence": [evidence[n].id for n in i["evidence"]]}) for i in checked.issues]
+    return ShownCheck(id=checked.id, patient_id=checked.patient_id, title=checked.report.title, text=checked.report.text, created=checked.created,
+                      issues=issues, evidence=evidence)  # fmt: skip
+
+
 @router.delete("/v1/drafts/{draft_id}", status_code=204, operation_id="delete_draft", summary="Delete an unsigned draft")
 def delete_draft(house: HouseDep, who: Caller, draft_id: str) -> None:
     house.resources.drafts.delete(draft_id)

@@ -24,7 +24,8 @@ def _opened(house: House, evidence: Evidence, patient_id: str | None) -> dict[st
     if isinstance(source, ImageRef):
         return _image(house, source)
     if isinstance(source, ReportSpan):
-        report = house.archive.report(source.record_id)
+        pasted = source.record_id.startswith("k_")
+        report = house.resources.drafts.checked(source.record_id).report if pasted else house.archive.report(source.record_id)
         return {"report": report.model_dump(), "span": report.text[source.start : source.end]}
     if isinstance(source, PassageRef):
         passage = house.resources.guidelines.passage(source.passage_id)

@@ -18,7 +18,7 @@ from tools.reporting.checks.advice import as_report
 from tools.reporting.checks.model import Context, Issue
 from tools.reporting.gathering import Gathered, newest_study, on_images
 
-CLEAN = "Nothing in it contradicts itself, the images, earlier reports or the record, as far as that can be checked."
+CLEAN = "Nothing in the report contradicts itself, the images, earlier reports or the record, as far as that can be checked."
 
 
 class CheckArguments(BaseModel):
@@ -103,17 +103,15 @@ class CheckReport(CaseTool):
         rows: list[dict[str, Any]] = []
         report = context.report
         for issue in found:
-            mine = [_span(report, issue.start, issue.end), *([_span(report, *issue.other)] if issue.other else []), *issue.facts]
+            mine = [_point(report, issue), *([_span(report, *issue.other)] if issue.other else []), *issue.facts]
             numbers = [_number(facts, f) for f in mine]
-            text = f"{issue.kind.capitalize()} ({issue.severity}): {issue.message}" + (
-                f" Suggested: {issue.suggestion}" if issue.suggestion else ""
-            )
-            said.append(Said(text=text, facts=numbers))
+            said.append(Said(text=mine[0].statement, facts=numbers))
             rows.append(
                 {**issue.model_dump(include={"kind", "severity", "start", "end", "message", "suggestion"}), "evidence": numbers}
             )
         if not found:
-            facts.append(_span(report, 0, min(len(report.text), 200)))
+            facts.append(_whole(report))
+            said.append(Said(text=CLEAN, facts=[0]))
         kept = self.bench.resources.drafts.keep_check(
             CheckedReport(id=number, patient_id=case.patient.id, report=report, created=now(), issues=rows, facts=facts)
         )
@@ -131,11 +129,34 @@ def _number(facts: list[Fact], fact: Fact) -> int:
     return facts.index(fact)
 
 
+def _point(report: Report, issue: Issue) -> Fact:
+    """An issue as a fact: it opens at its words in the report."""
+    words = " ".join(report.text[issue.start : issue.end].split())
+    advice = f" Suggested: {' '.join(issue.suggestion.split())}" if issue.suggestion else ""
+    return Fact(kind=Kind.REPORT, title=f"Check: {issue.kind}", statement=f'{issue.kind.capitalize()} ({issue.severity}), at "{words}": {issue.message}{advice}',
+                value={"kind": issue.kind, "severity": issue.severity, "message": issue.message, "suggestion": issue.suggestion, "words": words},
+                source=_place(report, issue.start, issue.end))  # fmt: skip
+
+
+def _whole(report: Report) -> Fact:
+    return Fact(
+        kind=Kind.REPORT,
+        title="Check: no issue",
+        statement=CLEAN,
+        value={"kind": "none"},
+        source=_place(report, 0, len(report.text)),
+    )
+
+
+def _place(report: Report, start: int, end: int) -> ReportSpan:
+    section = next((s.section for s in cut(report.text) if s.start <= start < s.end), "") or "text"
+    return ReportSpan(record_id=report.id, section=section, start=start, end=max(end, start + 1))
+
+
 def _span(report: Report, start: int, end: int) -> Fact:
     words = " ".join(report.text[start:end].split())
-    section = next((s.section for s in cut(report.text) if s.start <= start < s.end), "") or "text"
     return Fact(kind=Kind.REPORT, title=f"{report.title}, {report.date or 'undated'}", statement=f'The report under check has: "{words}"', value=words,
-                source=ReportSpan(record_id=report.id, section=section, start=start, end=max(end, start + 1)))  # fmt: skip
+                source=_place(report, start, end))  # fmt: skip
 
 
 def _study(case: Case, handle: str | None, report: Report) -> Study | None:

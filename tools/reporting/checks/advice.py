@@ -85,7 +85,8 @@ def _advice(context: Context) -> list[Sentence]:
     for sentence in context.body:
         closing = sentence.part in (*CLOSING, "RECOMMENDATION")
         reading = read(sentence.text).recommends or bool(_VAGUE.search(sentence.text))
-        timed = closing and bool(_SPAN.search(sentence.text)) and bool(_KIND.search(sentence.text))
+        none = closing and bool(re.search(r"\bno (?:routine |further )?(?:follow|imaging)", sentence.text, re.I))
+        timed = none or (closing and bool(_SPAN.search(sentence.text)) and bool(_KIND.search(sentence.text)))
         if reading or timed:
             found.append(sentence)
     return found
@@ -137,7 +138,9 @@ def _nodule(context: Context) -> Iterator[Issue]:
     where: Sentence | None = None
     told = stated("nodule_type", [context.report], {"type": "enum", "values": ["solid", "part_solid", "ground_glass"]})
     lesions = [
-        m for m in context.mentions if m.finding == "lesion" and m.there and m.sizes and m.sizes[0].mm and re.search(r"\bnodul", m.english, re.I)
+        m
+        for m in context.mentions
+        if m.finding == "lesion" and m.there and m.sizes and m.sizes[0].mm and re.search(r"\bnodul", m.english, re.I)
     ]
     if told is not None and lesions:
         axes = lesions[0].sizes[0].mm  # the mean of both axes, as Fleischner 2017 measures; the one that is given otherwise
@@ -145,9 +148,11 @@ def _nodule(context: Context) -> Iterator[Issue]:
         where = lesions[0].sentence
     if set(facts) != {"size_mm", "nodule_type"} or where is None:
         return
-    facts["multiplicity"] = (
-        "multiple" if len({m.sizes[0].mm for m in lesions}) > 1 or any((m.count or 0) > 1 for m in lesions) else "single"
-    )
+    followed = re.search(r"\bunchanged|\bfollow-?up of|\bpreviously|\bbefore\)|\bstable\b", english, re.I)
+    if followed or any(s.prior for m in lesions for s in read(m.sentence.text).sizes):
+        return  # the table is for a nodule that is seen first
+    apart = {(m.sites, m.sides, round(m.sizes[0].mm[0])) for m in lesions if m.sentence.part not in CLOSING}
+    facts["multiplicity"] = "multiple" if len(apart) > 1 or any((m.count or 0) > 1 for m in lesions) else "single"
     if context.age_years is not None:
         facts["age_years"] = context.age_years
     rule = context.rules.rule("fleischner_2017")

@@ -126,7 +126,7 @@ def _lesion(fact: Fact) -> bool:
 
 def priors(context: Context) -> Iterator[Issue]:
     """Findings taken over word for word from an earlier report."""
-    body = [s for s in context.body if s.part in ("FINDINGS", "") and len(s.text.split()) >= 5]
+    body = [s for s in context.body if s.part in ("FINDINGS", "") and len(s.text.split()) >= 2]
     for prior in reversed(context.priors):
         if not body or prior.id == context.report.id or not (prior.date or "") < (context.report.date or "9999"):
             continue
@@ -139,7 +139,8 @@ def priors(context: Context) -> Iterator[Issue]:
             yield Issue(kind="copied", severity="major", start=place[0], end=place[1],
                         message=f"This sentence with its size stands word for word in the report of {prior.date or 'an earlier date'}: was it measured again?",
                         facts=[quoted(prior, before[_plain(sentence.text)])])  # fmt: skip
-        if len(body) >= 4 and len(same) / len(body) >= COPIED and not sized:
+        told = any(len(s.text.split()) >= 5 for s in same)  # `no ascites` alone is how everyone writes it
+        if len(body) >= 4 and len(same) / len(body) >= COPIED and not sized and told:
             yield Issue(kind="copied", severity="minor", start=same[0].start, end=same[-1].end,
                         message=f"{len(same)} of {len(body)} sentences of the findings stand word for word in the report of {prior.date or 'an earlier date'}.",
                         facts=[quoted(prior, before[_plain(same[0].text)])])  # fmt: skip

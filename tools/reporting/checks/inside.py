@@ -18,9 +18,11 @@ ROUNDING = 0.1
 def sides(context: Context) -> Iterator[Issue]:
     """A finding whose side in the conclusion isn't the one before it."""
     for closing in _there(context.closing):
-        if closing.finding == "lymphadenopathy" or not _one_sided(closing):
+        if not _one_sided(closing):
             continue
         same = [m for m in _there(context.opening) if m.may_be(closing) and m.sides]
+        sized = [m for m in same if any(_same_size(a, b) for a in m.sizes for b in closing.sizes)]
+        same = sized or same  # the lesion of this size, where the findings have one
         named = {s for m in same for s in m.sides}
         if same and not (closing.sides & named) and "both" not in named:
             other = same[0]
@@ -49,10 +51,8 @@ def _sides_within(context: Context) -> Iterator[Issue]:
 def sizes(context: Context) -> Iterator[Issue]:
     """A size in the conclusion that the findings don't have."""
     for closing in _there(context.closing):
-        if closing.finding != "lesion":
-            continue
         for size in closing.sizes:
-            told = [(m, s) for m in _there(context.opening) if m.finding == "lesion" for s in m.sizes if s.mm]
+            told = [(m, s) for m in _there(context.opening) if m.finding == closing.finding for s in m.sizes if s.mm]
             told += [
                 (closing, s)
                 for sentence in context.body
@@ -92,8 +92,8 @@ def units(context: Context) -> Iterator[Issue]:
         )
         place = _find(context.report.text, size.written, sentence.start, sentence.end)
         nodule = re.search(r"\bnodul|\bnódul|\brundherd|结节", sentence.text, re.I) and size.mm[0] > NODULE_MM
-        small = twin is not None and twin.mm[0] < size.mm[0] and (size.mm[0] > 100 or nodule or sentence.part in CLOSING)
-        if twin is not None and (small or (twin.mm[0] > size.mm[0] and size.mm[0] < 3)):
+        concludes, other_concludes = sentence.part in CLOSING, twin is not None and _part(context, twin) in CLOSING
+        if twin is not None and (concludes > other_concludes or (concludes == other_concludes and size.mm[0] > twin.mm[0])):
             yield Issue(kind="unit", severity="critical", start=place[0], end=place[1],
                         message=f"{size.written} here, {twin.written} elsewhere: the same number in two units.", suggestion=twin.written)  # fmt: skip
         elif nodule or size.mm[0] > 400:
@@ -103,7 +103,7 @@ def units(context: Context) -> Iterator[Issue]:
                         suggestion=changed if changed != size.written else "")  # fmt: skip
     for sentence in context.body:
         wrong = re.search(
-            r"\b(?:diameter|length|thickness|measures|durchmesser|diamètre|diámetro)\b[^.;\d]{0,24}\d+(?:[.,]\d+)?\s*(?:ml|cc)\b",
+            r"\b(?:diameter|length|thickness|durchmesser|diamètre|diámetro)\b[^.;\d]{0,24}\d+(?:[.,]\d+)?\s*(?:ml|cc)\b",
             sentence.text,
             re.I,
         )
@@ -121,6 +121,11 @@ def units(context: Context) -> Iterator[Issue]:
         elif bare:
             yield Issue(kind="unit", severity="major", start=sentence.start + bare.start(), end=sentence.start + bare.end(),
                         message=f"A size without a unit: {bare.group(0)}.", suggestion=f"{bare.group(0)} mm")  # fmt: skip
+
+
+def _part(context: Context, size: Size) -> str:
+    """The section in which a size stands."""
+    return next((s.part for s in context.body if any(z == size for z in sizes_in(s.text))), "")
 
 
 def counts(context: Context) -> Iterator[Issue]:
@@ -199,15 +204,13 @@ def sections(context: Context) -> Iterator[Issue]:
     lacking = [(name, severity) for name, severity in _NEEDED if name not in there]
     if any(s.part == "SPECIMEN" or s.part == "MICROSCOPY" for s in context.sentences):
         return
-    grave = [n for n, s in lacking if s == "major"]
-    end = min(len(context.report.text), 60)
-    if grave:
-        yield Issue(kind="section", severity="major", start=0, end=end, message=f"Missing: {', '.join(grave).lower()}.",
-                    suggestion="\n".join(f"{n}:" for n in grave))  # fmt: skip
-    slight = [n for n, s in lacking if s == "minor"]
-    if slight:
-        yield Issue(kind="section", severity="minor", start=end if grave else 0, end=end + 1 if grave else end,
-                    message=f"Missing: {', '.join(slight).lower()}.", suggestion="\n".join(f"{n}:" for n in slight))  # fmt: skip
+    if not lacking:
+        return
+    line = context.report.text.strip().split("\n", 1)[0]
+    start = context.report.text.find(line)
+    names = [n for n, _ in lacking]
+    yield Issue(kind="section", severity="major" if any(s == "major" for _, s in lacking) else "minor", start=start, end=start + min(len(line), 80),
+                message=f"No heading for: {', '.join(names).lower()}.", suggestion="\n".join(f"{n}:" for n in names))  # fmt: skip
 
 
 def _there(found: list[Mention]) -> list[Mention]:

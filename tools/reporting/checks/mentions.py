@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from knowledge.language import glossed
-from knowledge.records.reading import Size, certainty_of, read
+from knowledge.records.reading import Size, certainty_of, read, sides
 from knowledge.records.reports import Sentence
 
 FINDINGS: dict[str, str] = {
@@ -25,7 +25,7 @@ SITES: dict[str, str] = {
     **{f"segment {r}": rf"\bsegment\w* (?:{n}|{r.lower()})\b" for n, r in enumerate(("I", "II", "III", "IV", "V", "VI", "VII", "VIII"), 1)},
     "lung": r"\blungs?\b|\bpulmonary\b", "liver": r"\bliver\b|\bhepatic\b", "kidney": r"\bkidneys?\b|\brenal\b", "breast": r"\bbreasts?\b", "thyroid": r"\bthyroid\b", "adrenal": r"\badrenals?\b",
     "spleen": r"\bspleen\b|\bsplenic\b", "pancreas": r"\bpancrea\w+", "peripheral zone": r"\bperipheral zone\b", "transition zone": r"\btransition(?:al)? zone\b",
-    "ventricle": r"\bventric\w+", "axilla": r"\baxilla\w*", "mediastinum": r"\bmediastin\w+|\bhil(?:ar|um|i)\b", "pleura": r"\bpleura\w*",
+    "ventricle": r"\bventric\w+", "axilla": r"\baxilla\w*", "mediastinum": r"\bmediastin\w+", "hilum": r"\bhil(?:ar|um|i)\b", "pleura": r"\bpleura\w*",
     "upper outer": r"\bupper outer\b", "upper inner": r"\bupper inner\b", "lower outer": r"\blower outer\b", "lower inner": r"\blower inner\b",
     "bone": r"\bbones?\b|\bverteb\w+|\bribs?\b",
 }  # fmt: skip
@@ -112,13 +112,32 @@ def _mentions(sentence: Sentence, language: str) -> tuple[Mention, ...]:
         else:
             certainty = read(sentence.text).certainty
             certainty = "negated" if certainty_of(english, match.start(), match.end()) == "negated" else certainty
-        if name == "midline shift" and re.search(r"\bnot (?:shifted|displaced)", english, re.I):
+        if re.search(r"\bnot\b", match.group(0), re.I):  # the midline is not shifted
             certainty = "negated"
         sizes = tuple(s for s in read(sentence.text).sizes if not s.prior)
-        head = english[max(0, match.start() - 40) : match.end()]
-        found.append(Mention(sentence, name, certainty, frozenset(n for n, p in SITES.items() if re.search(p, english, re.I)), read(sentence.text).sides,
-                             sizes, _count(english) if name == "lesion" else None, bool(QUALIFIED.search(head)), english))  # fmt: skip
+        head = english[max(0, match.start() - 40) : match.start()]
+        clause = _clause(english, match.start(), match.end())
+        near, whole = _sites(clause), _sites(english)
+        own_sides = sides(clause) if language == "en" else frozenset()
+        found.append(
+            Mention(sentence, name, certainty, near or whole, own_sides or read(sentence.text).sides, sizes, _count(english) if name == "lesion" else None,
+                    bool(QUALIFIED.search(head)), english)
+        )  # fmt: skip
     return tuple(found)
+
+
+_CLAUSES = re.compile(r"[,;]| with (?!out)| and ")
+
+
+def _clause(english: str, start: int, end: int) -> str:
+    """The clause around characters [start, end): a finding takes the side and site that stand in its own."""
+    before = [m.end() for m in _CLAUSES.finditer(english, 0, start)]
+    after = _CLAUSES.search(english, end)
+    return english[before[-1] if before else 0 : after.start() if after else len(english)]
+
+
+def _sites(text: str) -> frozenset[str]:
+    return frozenset(n for n, p in SITES.items() if re.search(p, text, re.I))
 
 
 def _count(english: str) -> int | None:
