@@ -32,7 +32,7 @@ def main(folder: Path) -> int:
             if key == "G":
                 name, _, finding = place.partition(" / ")
                 texts = " ".join(t for n, t in by.items() if n.lower().startswith(name.lower()[:22])).lower()
-                words = [w for w in re.findall(r"[a-z]{4,}", finding.lower())]
+                words = re.findall(r"[a-z]{4,}", finding.lower())
                 there = bool(texts) and (not words or sum(w in texts for w in words) >= len(words) / 2)
             elif key == "D":
                 there = place.lower() in groups

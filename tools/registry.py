@@ -7,6 +7,8 @@ from tools.base import Bench, CaseTool
 from tools.classify import Classify
 from tools.compare import CompareStudies
 from tools.detect import Detect
+from tools.diagnosis.differential import DifferentialDiagnosis
+from tools.diagnosis.signs import ImagingSigns
 from tools.guidelines import SearchGuidelines
 from tools.look import Look
 from tools.measure import Measure
@@ -21,7 +23,7 @@ from tools.studies import ExplainImageMetadata, ListStudies
 
 IN_THE_BOX: list[type[CaseTool]] = [
     ListStudies, ExplainImageMetadata, Segment, Detect, Classify, Measure, CompareStudies, Radiomics, Look, RetrieveReports, PatientRecord, SearchGuidelines,
-    ApplyGuideline, DraftReport, CheckReport,
+    ApplyGuideline, DifferentialDiagnosis, ImagingSigns, DraftReport, CheckReport,
 ]  # fmt: skip
 
 

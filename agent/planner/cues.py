@@ -56,6 +56,12 @@ CUES: dict[str, str] = {
     "privacy": r"\bwho is (this|the) patient\b|\bpatient'?s? name\b|\bsame (person|patient)\b|\bbelong to (the same|one|this)\b|\bwhose (scan|study|images?)\b|\bdate of birth\b|\bidentity\b|\bright patient\b",
     "summary": r"\bsummar|\boverview\b|\bin \d+ lines\b|\bbring me up to speed\b|\bcatch me up\b|\btl;?dr\b|\brecap\b|\bbrief me\b|\bwhat('s| is) the story\b",
     "list": r"^list\b|\blist (all|the|every|me)\b|\b(which|what|list|how many|show)\b.{0,20}\b(studies|scans|images|imaging|series|examinations|exams)\b|\bwhat do we have\b|\bwhat is (there|available)\b|\b(is|are) there (a |an |any )?(prior|previous|earlier|older)|\bwhen was the (last|latest|first) (scan|mri|ct|study|exam)",
+    # What it may be, and what it shows.
+    "differential": r"\bdifferentials?\b|\bddx\b|\bwhat else (could|can|might) (it|this|that|the \w+) be\b|\bwhich diagnos[ei]s (would )?fits?\b|\bwhat speaks (for|against)\b|"
+                    r"\b(tell|distinguish|differentiate)\b.{0,20}\b(metasta\w+|glioblastoma|abscess|lymphoma|meningioma)\b.{0,12}\b(from|and)\b",
+    "signs": r"\b(imaging|radiolog\w+|mri?|ct|named) signs?\b|\b(which|what) signs\b|\bt2[-/ ]?flair mismatch|\bdural tail|\bbutterfly (sign|pattern|glioma|tumou?r|lesion)|"
+             r"\bring[- ]enhanc\w+.{0,40}\b(mean|sign|specific|look)|\b(is|does|any).{0,30}\bring[- ]enhanc\w+.{0,4}\?|\bhalo sign|\bpopcorn|\bcomet[- ]tails?|\blight[- ]bulb|\bair[- ]crescent|\bopen[- ]ring|"
+             r"\bspoke[- ]wheel|\bdual[- ]rim|\b(washout|capsule|spiculat\w+|taller[- ]than[- ]wide|central scar|targetoid)\b.{0,20}\b(sign|mean|specific)|\b(mean|specific|look[- ]?alikes?)\b.{0,30}\b(washout|capsule|spiculat\w+|halo|dural tail|ring[- ]enhanc\w+)",
     # Work that a tool of its own does.
     "draft": r"\b(draft|write|generate|prepare|compose|create|produce|dictate)\b.{0,30}\b(report|summary for|letter|impression|board summary|tumou?r board)|\bdraft\b",
     "check": r"\b(check|proof-?read|verify|review|audit|compare|validate)\b.{0,20}\b(my|this|the|his|her|our)?\s?(draft |written )?(report|dictation|impression|wording)\b|\b(is|are) (my|this|the) report (correct|right|consistent|complete)|\bdoes (my|the|this) report (match|fit|agree)|\berrors? in (my|the|this) report",

@@ -43,10 +43,14 @@ TOOL_OF = {
     "check": ["detect", "segment", "measure", "check_report"],
     "similar": ["segment", "radiomics", "find_similar_cases"],
     "quiz": ["education_quiz"],
+    "differential": ["differential_diagnosis"],
+    "signs": ["imaging_signs"],
 }
 _ABOUT_A_CASE = {*TOOL_OF, "growth", "record", "planning", "advised"}
 ON_PIXELS = {"detect", "segment", "classify", "measure", "compare_studies", "radiomics", "look"}
 """Tools that need an image."""
+OF_KNOWLEDGE = {"differential", "signs"}
+"""Intents that the knowledge base answers in general, without a case."""
 OWN_WORK = {"draft": "draft_report", "check": "check_report", "similar": "find_similar_cases", "quiz": "education_quiz"}
 """Intents that one tool alone serves: where it isn't offered, the answer says so."""
 
@@ -63,7 +67,7 @@ def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | N
     ):
         return "out_of_scope"
     wants_case = set(asked.intents) & _ABOUT_A_CASE
-    if case is None and wants_case and not (set(asked.intents) & {"guideline", "contrast"} or asked.rules):
+    if case is None and wants_case and not (set(asked.intents) & {"guideline", "contrast", *OF_KNOWLEDGE} or asked.rules):
         return "no_case"
     return None
 
@@ -143,7 +147,8 @@ def _all_calls(asked: Understanding, case: dict[str, Any] | None, tools: Sequenc
     joined = _third_parties(asked, tools, {c.tool for c in calls})
     if calls or joined:
         return _after_needs([*calls, *joined], asked, tools)
-    scored = {t: s for t, s in asked.tools.items() if case is not None or t in ("search_guidelines", "apply_guideline")}
+    general = ("search_guidelines", "apply_guideline", "differential_diagnosis", "imaging_signs")
+    scored = {t: s for t, s in asked.tools.items() if case is not None or t in general}
     best = sorted(((s, t) for t, s in scored.items() if s >= SIMILAR), reverse=True)[:2]
     best = best or sorted(((s, t) for t, s in scored.items() if s >= NEAR), reverse=True)[:1]
     return _after_needs([Call(t, _arguments(t, asked)) for _, t in best if t != "apply_guideline"], asked, tools)
@@ -343,6 +348,18 @@ def _arguments(tool: str, asked: Understanding, case: dict[str, Any] | None = No
         return {
             "question": asked.english[:500],
             **({"series": asked.handle} if asked.handle and asked.handle.startswith("S") else {}),
+        }
+    if tool == "differential_diagnosis":
+        return {**study, "findings": asked.question[:2000]}
+    if tool == "imaging_signs":
+        named = re.search(r"\b(which|what|any|imaging|radiolog\w+) signs?\b(?! (is|of the) )", asked.english, re.I)
+        return {
+            **study,
+            **(
+                {}
+                if named and not re.search(r"mismatch|tail|halo|butterfly|ring", asked.english, re.I)
+                else {"sign": asked.english[:200]}
+            ),
         }
     if tool == "check_report":
         text = pasted(asked.question)

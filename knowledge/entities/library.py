@@ -33,6 +33,8 @@ class Feature(Frozen):
     words: str = ""
     age: tuple[int, int] | None = None
     sex: str | None = None
+    excludes: list[str] = Field(default_factory=list)
+    """Observations that can't be there where this one is."""
 
 
 class Link(Frozen):
@@ -57,6 +59,8 @@ class Entity(Frozen):
     common: Literal["common", "uncommon", "rare"]
     classifier: str | None = None
     """The class of an image classifier in the box that it belongs to."""
+    needs: str | None = None
+    """The observation without which it isn't thought of first."""
     links: dict[str, Link]
 
 

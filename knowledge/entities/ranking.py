@@ -11,7 +11,9 @@ START = {"common": 1.0, "uncommon": 0.0, "rare": -1.0}
 ABSENT = 0.5
 """Share of its weight that a typical finding takes away where it was looked for and isn't there."""
 CLASSIFIER_MOST = 2.0
-"""Most points that an image classifier can give or take: it never decides alone."""
+"""Most points that an image classifier can give or take; it gives none to an entity that nothing else speaks for."""
+LACKING = -2.0
+"""Points for an entity whose place or cause isn't known to be there."""
 LEAD = 2.0
 """Points by which the first has to lead the second to be called the one that fits best."""
 TIES = 1.0
@@ -36,6 +38,8 @@ class Ranked(Frozen):
     points: float
     arguments: list[Argument]
     classifier_points: float = 0.0
+    lacks: str | None = None
+    """The observation that it needs and that isn't known to be there."""
 
     @property
     def pro(self) -> list[Argument]:
@@ -65,13 +69,15 @@ def rank(organ: str, observed: Mapping[str, bool], probabilities: Mapping[str, f
     `observed`: feature -> whether it is there (looked for and absent: False; not known: left out).
     `probabilities`: a classifier's calibrated classes, over those that its training knew.
     """
-    ranked = sorted((_scored(e, observed, probabilities or {}) for e in entities(organ).values()), key=lambda r: (-r.points, r.entity.label))
+    ranked = sorted(
+        (_scored(e, observed, probabilities or {}) for e in entities(organ).values()), key=lambda r: (-r.points, r.entity.label)
+    )
     first, second = ranked[0], ranked[1]
     told = [f for f in observed if features(organ)[f].kind != "patient"]
     if not told or not first.arguments:
         certainty = "none"
     else:
-        certainty = "clear" if first.points - second.points >= LEAD else "open"
+        certainty = "clear" if first.points - second.points >= LEAD - 1e-6 else "open"
     return Differential(organ=organ, ranked=ranked, certainty=certainty, apart=_apart(first.entity, second.entity, observed))
 
 
@@ -85,10 +91,18 @@ def _scored(entity: Entity, observed: Mapping[str, bool], probabilities: Mapping
         if points:
             arguments.append(Argument(feature=feature, label=features(entity.organ)[feature].label, present=there, points=points, source=link.source,
                                       checked=link.checked))  # fmt: skip
-    by_classes = _by_classifier(entity, probabilities)
+    supported = any(a.points > 0 for a in arguments)
+    by_classes = _by_classifier(entity, probabilities) if supported else min(0.0, _by_classifier(entity, probabilities))
+    lacks = LACKING if entity.needs and not observed.get(entity.needs) else 0.0
     arguments.sort(key=lambda a: -abs(a.points))
-    points = START[entity.common] + sum(a.points for a in arguments) + by_classes
-    return Ranked(entity=entity, points=round(points, 2), arguments=arguments, classifier_points=round(by_classes, 2))
+    points = START[entity.common] + sum(a.points for a in arguments) + by_classes + lacks
+    return Ranked(
+        entity=entity,
+        points=round(points, 2),
+        arguments=arguments,
+        classifier_points=round(by_classes, 2),
+        lacks=entity.needs if lacks else None,
+    )
 
 
 def _by_classifier(entity: Entity, probabilities: Mapping[str, float]) -> float:
@@ -105,7 +119,9 @@ def _apart(first: Entity, second: Entity, observed: Mapping[str, bool]) -> list[
         if feature in observed or one.kind == "patient":
             continue
         mine, theirs = (e.links[feature].weight if feature in e.links else 0 for e in (first, second))
-        if abs(mine - theirs) >= 2:
-            found.append((abs(mine - theirs), feature, *((first.label, second.label) if mine > theirs else (second.label, first.label))))
+        if abs(mine - theirs) >= 2 and max(mine, theirs) >= 1:
+            found.append(
+                (abs(mine - theirs), feature, *((first.label, second.label) if mine > theirs else (second.label, first.label)))
+            )
     found.sort(key=lambda f: -f[0])
     return [(f, a, b) for _, f, a, b in found[:4]]

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from knowledge.entities.library import described
 from knowledge.evidence import Evidence, ImageRef, PassageRef, RecordRef, ReportSpan, RuleRef
 from knowledge.guidelines.corpus import CHECKED
 from serving.api.deps import Caller, HouseDep
@@ -41,7 +42,7 @@ def _opened(house: House, evidence: Evidence, patient_id: str | None) -> dict[st
         history = [i.model_dump() for i in items if same and i.name == same[0]["name"]]
         return {"record": same[0] if same else None, "history": history}
     assert isinstance(source, RuleRef)
-    spec = house.resources.rules.rule(source.rule).spec
+    spec = described(source.rule) or house.resources.rules.rule(source.rule).spec
     return {"rule": {"title": spec["title"], "version": spec["version"], "facts": spec["facts"], "inputs": source.inputs,
                      "missing": source.missing, "notes": spec.get("notes", ""), "section": source.section, "document": source.document,
                      "origins": _origins(house, evidence, source),

@@ -201,7 +201,7 @@ def _make(bench: Bench, pick: _Choice, volume: Volume, path: Path) -> None:
                 if series is None
                 else volume.array
                 if series is reference
-                else _on_grid(case, series, reference, volume, warnings)
+                else on_grid(case, series, reference, volume, warnings)
             )
             if array is None:
                 files.append(None)
@@ -304,7 +304,7 @@ def _at_point(mask: np.ndarray, point: tuple[int, int]) -> np.ndarray:
     return np.asarray(parts == parts[tuple(nearest[(slice(None), *point)])])
 
 
-def _on_grid(case: Case, series: Series, reference: Series, grid: Volume, warnings: list[str]) -> np.ndarray | None:
+def on_grid(case: Case, series: Series, reference: Series, grid: Volume, warnings: list[str]) -> np.ndarray | None:
     """Another sequence on the reference's grid (linear); None, with a warning, where it lies elsewhere in space."""
     other = case.volume(series)
     if grid.same_grid(other):
