@@ -73,7 +73,7 @@ class _Ran:
         self.text = "" if evidence or missing else text
         self.step = PlanStep(tool=call["name"], arguments=call["args"], status=status, seconds=seconds,  # type: ignore[arg-type]
                              evidence=[e.id for e in evidence], message=problem or note, made=made)  # fmt: skip
-        self.message = ToolMessage(_told(evidence, missing, text, problem, said), tool_call_id=call["id"] or call["name"], name=call["name"],
+        self.message = ToolMessage(_told(evidence, missing, text, problem, said, made), tool_call_id=call["id"] or call["name"], name=call["name"],
                                    status="success" if status == "ok" else "error")  # fmt: skip
 
     def kept(self) -> dict[str, Any]:
@@ -182,11 +182,14 @@ def _never() -> bool:
     return False
 
 
-def _told(numbered: list[Evidence], missing: list[Missing], text: str, problem: str | None, said: Sequence[Said]) -> str:
+def _told(
+    numbered: list[Evidence], missing: list[Missing], text: str, problem: str | None, said: Sequence[Said], made: Made | None
+) -> str:
     """What the model reads of a tool's result: evidence as data, and what was missing."""
     rows: list[dict[str, Any]] = [
         {"evidence": e.id, "kind": e.kind, "title": e.title, "statement": e.statement, **_inputs(e)} for e in numbered
     ]
+    rows += [{"made": made.kind, "id": made.id}] if made is not None else []
     rows += [{"sentence": s.text, "evidence": [numbered[i].id for i in s.facts]} for s in said]
     rows += [{"missing": m.what, "why": m.why} for m in missing if problem is None]
     return as_data(rows or [{"error" if problem else "text": problem or text}])

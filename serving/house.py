@@ -21,6 +21,7 @@ from knowledge.records.search import RecordSearch
 from knowledge.reporting.drafts import DraftStore
 from knowledge.studies.archive import Archive
 from knowledge.studies.volume import Volume
+from knowledge.teaching.sessions import TeachingStore
 from serving.access.keys import KeyRing
 from serving.settings import Settings
 from tools.base import HouseStyle, Resources, Vision
@@ -134,6 +135,7 @@ def build(settings: Settings) -> House:
                                 reranker_of(settings.reranker, settings.reranker_url, key))  # fmt: skip
     resources = Resources(catalogue, guidelines, embedder, RecordSearch(embedder),
                           vision, RuleBook(data / "rules"), DraftStore(settings.database_url or data / "drafts.db"),
+                          TeachingStore(settings.database_url or data / "teaching.db"),
                           HouseStyle(settings.report_templates or data / "templates", settings.report_language, settings.report_style))  # fmt: skip
     memory = Memory(settings.conversations_url or data / "conversations.db")
     builtin = (BuiltinPlanner.of(embedder), PlannerRef(kind="builtin", model=NAME))

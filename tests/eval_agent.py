@@ -22,7 +22,7 @@ BASELINE = Path(__file__).parent / "data" / "agent_baseline.json"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "questions" / "dev.jsonl"
 DRAWS = 2000
 SETS = ("asked.txt", "asked_fresh.txt", "asked_last.txt")
-LATER = {"find_similar_cases", "education_quiz"}
+LATER = {"find_similar_cases"}
 """Tools that questions expect and that aren't in the box yet."""
 
 

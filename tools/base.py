@@ -23,6 +23,7 @@ from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
 from knowledge.reporting.drafts import DraftStore
+from knowledge.teaching.sessions import TeachingStore
 from tools.conflicts import Clash, clashes
 from tools.errors import NotApplicable, ToolError, TryAgain
 
@@ -138,6 +139,7 @@ class Resources:
     vision: Vision | None = None
     rules: RuleBook = field(default_factory=RuleBook)
     drafts: DraftStore = field(default_factory=DraftStore)
+    teaching: TeachingStore = field(default_factory=TeachingStore)
     house_style: HouseStyle = field(default_factory=HouseStyle)
 
 

@@ -20,10 +20,11 @@ from tools.reports import RetrieveReports
 from tools.rules import ApplyGuideline
 from tools.segment import Segment
 from tools.studies import ExplainImageMetadata, ListStudies
+from tools.teaching.quiz import EducationQuiz
 
 IN_THE_BOX: list[type[CaseTool]] = [
     ListStudies, ExplainImageMetadata, Segment, Detect, Classify, Measure, CompareStudies, Radiomics, Look, RetrieveReports, PatientRecord, SearchGuidelines,
-    ApplyGuideline, DifferentialDiagnosis, ImagingSigns, DraftReport, CheckReport,
+    ApplyGuideline, DifferentialDiagnosis, ImagingSigns, DraftReport, CheckReport, EducationQuiz,
 ]  # fmt: skip
 
 

@@ -72,7 +72,7 @@ class BuiltinPlanner(BaseChatModel):
 
     def _understood(self, case: dict[str, Any] | None, turns: Sequence[Turn], tools: Sequence[dict[str, Any]]) -> Understanding:
         """The question as it was read in this turn's first round: it is the same in each. A reading without tools isn't kept."""
-        key = json.dumps([case, [(t.question, t.said, t.facts) for t in turns[-4:]]], default=str)
+        key = json.dumps([case, [(t.question, t.said, t.facts, t.quiz) for t in turns[-4:]]], default=str)
         kept: OrderedDict[str, Understanding] = self.kept
         if (known := kept.get(key)) is not None:
             return known
@@ -111,7 +111,7 @@ def _conversation(messages: Sequence[BaseMessage]) -> tuple[dict[str, Any] | Non
             case = loaded if "studies" in loaded else None
         elif isinstance(message, HumanMessage) and step is None:
             if turns:
-                turns[-1] = Turn(turns[-1].question, _plain(since), _computed(since))
+                turns[-1] = Turn(turns[-1].question, _plain(since), _computed(since), _quiz(since))
             turns.append(Turn(str(message.content)))
             since = []
         elif step is None:
@@ -132,6 +132,17 @@ def _computed(since: Sequence[BaseMessage]) -> dict[str, dict[str, Any]]:
     ]
     rows = [json.loads(line) for line in lines if line.startswith('{"evidence"')]
     return {str(r["rule"]): dict(r["inputs"]) for r in rows if "rule" in r}
+
+
+def _quiz(since: Sequence[BaseMessage]) -> str | None:
+    """The teaching session that asked a question, if its tool's last result did."""
+    found = None
+    for message in since:
+        if isinstance(message, ToolMessage) and message.name == "education_quiz":
+            rows = [json.loads(line) for line in str(message.content).splitlines() if line.startswith("{")]
+            asks = any(str(r.get("title", "")).startswith("Question ") for r in rows)
+            found = next((str(r["id"]) for r in rows if r.get("made") == "quiz"), None) if asks else None
+    return found
 
 
 def _calls_of(since: Sequence[BaseMessage]) -> list[Call]:

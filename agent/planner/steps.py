@@ -49,7 +49,7 @@ TOOL_OF = {
 _ABOUT_A_CASE = {*TOOL_OF, "growth", "record", "planning", "advised"}
 ON_PIXELS = {"detect", "segment", "classify", "measure", "compare_studies", "radiomics", "look"}
 """Tools that need an image."""
-OF_KNOWLEDGE = {"differential", "signs"}
+OF_KNOWLEDGE = {"differential", "signs", "quiz"}
 """Intents that the knowledge base answers in general, without a case."""
 OWN_WORK = {"draft": "draft_report", "check": "check_report", "similar": "find_similar_cases", "quiz": "education_quiz"}
 """Intents that one tool alone serves: where it isn't offered, the answer says so."""
@@ -147,7 +147,7 @@ def _all_calls(asked: Understanding, case: dict[str, Any] | None, tools: Sequenc
     joined = _third_parties(asked, tools, {c.tool for c in calls})
     if calls or joined:
         return _after_needs([*calls, *joined], asked, tools)
-    general = ("search_guidelines", "apply_guideline", "differential_diagnosis", "imaging_signs")
+    general = ("search_guidelines", "apply_guideline", "differential_diagnosis", "imaging_signs", "education_quiz")
     scored = {t: s for t, s in asked.tools.items() if case is not None or t in general}
     best = sorted(((s, t) for t, s in scored.items() if s >= SIMILAR), reverse=True)[:2]
     best = best or sorted(((s, t) for t, s in scored.items() if s >= NEAR), reverse=True)[:1]
@@ -166,6 +166,8 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
         or asked.rules
     ):
         intents.discard("finding")
+    if "signs" in intents:
+        intents -= {"finding", "see", "count"}
     if intents & {"report"}:
         intents -= {"count", "finding", "see"} if "draft" not in intents else set()
     if "who_cns_2021_glioma" in asked.rules or (asked.rules and not intents & {"cancer"}):
@@ -349,15 +351,17 @@ def _arguments(tool: str, asked: Understanding, case: dict[str, Any] | None = No
             "question": asked.english[:500],
             **({"series": asked.handle} if asked.handle and asked.handle.startswith("S") else {}),
         }
+    if tool == "education_quiz":
+        return _taught(asked)
     if tool == "differential_diagnosis":
         return {**study, "findings": asked.question[:2000]}
     if tool == "imaging_signs":
-        named = re.search(r"\b(which|what|any|imaging|radiolog\w+) signs?\b(?! (is|of the) )", asked.english, re.I)
+        general = re.search(r"\b(which|what|any|imaging|radiolog\w+) signs?\b(?! (is|of the) )", asked.english, re.I)
         return {
             **study,
             **(
                 {}
-                if named and not re.search(r"mismatch|tail|halo|butterfly|ring", asked.english, re.I)
+                if general and not re.search(r"mismatch|tail|halo|butterfly|ring", asked.english, re.I)
                 else {"sign": asked.english[:200]}
             ),
         }
@@ -377,6 +381,27 @@ def pasted(question: str) -> str | None:
         return quoted.group(1).strip()
     head, mark, rest = question.partition(":") if ":" in question[:200] else question.partition("\n")
     return rest.strip() if mark and len(rest.split()) >= 4 and len(head.split()) <= 25 else None
+
+
+def _taught(asked: Understanding) -> dict[str, Any]:
+    """An answer to the open question, or how a session is to begin."""
+    if asked.quiz:
+        return {"session": asked.quiz, "answer": asked.question[:4000]}
+    level = re.search(r"\b(student|resident|specialist|consultant|attending|fellow|registrar|trainee)\b", asked.english, re.I)
+    named = {
+        "consultant": "specialist",
+        "attending": "specialist",
+        "fellow": "specialist",
+        "registrar": "resident",
+        "trainee": "resident",
+    }
+    word = level.group(1).lower() if level else ""
+    case = re.search(r"\b(this|the|my) (case|patient|study|scan|mri?|ct|image)", asked.english, re.I)
+    return {
+        **({"level": named.get(word, word)} if word else {}),
+        "topic": asked.english[:120],
+        **({"use_case": True} if case else {}),
+    }
 
 
 _LANGUAGES = {"en": r"english", "de": r"german", "es": r"spanish", "fr": r"french", "zh": r"chinese|mandarin"}

@@ -55,6 +55,8 @@ class Turn:
     said: str = ""
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Inputs of the rules that were computed, by rule."""
+    quiz: str | None = None
+    """The teaching session that asked a question in this turn."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Understanding:
     follows: bool = False
     """True for a question that only makes sense with the one before it."""
     counterfactual: bool = False
+    quiz: str | None = None
+    """The teaching session whose question this answers."""
     passed_over: str | None = None
     """What part of the question isn't done (`order` or `hostile`), where the rest of it is."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -121,6 +125,9 @@ class Reader:
     ) -> Understanding:
         """The understanding of `question` after `history` (oldest first) in `case` (its inventory)."""
         before = language_of(history[-1].question) if history else "en"
+        if history and history[-1].quiz and not _LEAVES.search(question):
+            language = language_of(question, before)
+            return Understanding(question, glossed(question, language), language, ("quiz",), {}, quiz=history[-1].quiz)
         language = language_of(question, before)
         kept, passed_over = _without_orders(question, language)
         english = self.speller.mended(glossed(kept, language))
@@ -206,6 +213,13 @@ class Reader:
             cosines = (self._examples[key] @ asked.T).max(1)
             best[tool["name"]], nearest[tool["name"]] = float(cosines.max()), key[int(cosines.argmax())]
         return best, nearest
+
+
+_LEAVES = re.compile(
+    r"\?\s*$|\b(stop|quit|end|exit|enough|leave)\b.{0,20}(quiz|session|teaching)?|^(draft|write|check|show|list|summar|segment|measure|compare)\b",
+    re.I,
+)
+"""What leaves a teaching session: a question of the asker's own, or another request."""
 
 
 def _readings(asked: Understanding, nearest: dict[str, str]) -> tuple[str, ...]:

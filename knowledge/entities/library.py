@@ -149,6 +149,13 @@ def described(rule: str) -> dict[str, Any] | None:
         return {"title": f"Differential diagnosis: {name}", "version": VERSION, "facts": {n: {"meaning": f.label, "kind": f.kind} for n, f in features(name).items()},
                 "notes": "Weights are this project's reading of its sources; no clinician set them.",
                 "sources": {k: s.model_dump() for k, s in sources().items()}}  # fmt: skip
+    if kind == "quiz":
+        return {
+            "title": "Teaching item",
+            "version": VERSION,
+            "facts": {},
+            "notes": "Graded by the words of its points; no teacher reviewed it.",
+        }
     if kind == "sign" and name in signs():
         one = signs()[name]
         return {"title": f"Sign: {one.name}", "version": VERSION, "facts": {}, "notes": f"Seen: {one.seen}. Source: {spelled(one.source)}",

@@ -87,6 +87,8 @@ def _scored(entity: Entity, observed: Mapping[str, bool], probabilities: Mapping
         if feature not in observed:
             continue
         there = observed[feature]
+        if not there and any(observed.get(o) and feature in features(entity.organ)[o].excludes for o in entity.links):
+            continue  # what excludes it has counted already
         points = float(link.weight) if there else -ABSENT * link.weight if link.weight >= 2 else 0.0
         if points:
             arguments.append(Argument(feature=feature, label=features(entity.organ)[feature].label, present=there, points=points, source=link.source,

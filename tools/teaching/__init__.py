@@ -1,0 +1,1 @@
+"""Teaching sessions on a case and on the items in the box."""
