@@ -9,6 +9,7 @@ from tools.compare import CompareStudies
 from tools.detect import Detect
 from tools.diagnosis.differential import DifferentialDiagnosis
 from tools.diagnosis.signs import ImagingSigns
+from tools.followup import FollowUpTool
 from tools.guidelines import SearchGuidelines
 from tools.look import Look
 from tools.measure import Measure
@@ -24,7 +25,7 @@ from tools.teaching.quiz import EducationQuiz
 
 IN_THE_BOX: list[type[CaseTool]] = [
     ListStudies, ExplainImageMetadata, Segment, Detect, Classify, Measure, CompareStudies, Radiomics, Look, RetrieveReports, PatientRecord, SearchGuidelines,
-    ApplyGuideline, DifferentialDiagnosis, ImagingSigns, DraftReport, CheckReport, EducationQuiz,
+    ApplyGuideline, DifferentialDiagnosis, ImagingSigns, DraftReport, CheckReport, EducationQuiz, FollowUpTool,
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from knowledge.evidence import Fact, Kind, Origin, RuleRef
 from knowledge.guidelines.rules import RULES, Outcome, Rule
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.concepts import EGFR
+from tools.considerations import RULES_OF_TREATMENT, considered
 from tools.errors import TryAgain
 from tools.patient_facts import facts_of_case, from_evidence, origin_of
 
@@ -81,7 +82,18 @@ class ApplyGuideline(CaseTool):
         fact = Fact(kind=Kind.RULE, title=chosen.spec["title"], statement=statement, value=value, source=source,
                     code=EGFR if chosen.name == "egfr_contrast" else None)  # fmt: skip
         stands_on = [k.fact for n, k in known.items() if k.fact is not None and origins.get(n) == k.origin]
-        return Reply(text=statement, facts=[fact, *_once(stands_on)], missing=_lacking(chosen, outcome), conflicts=conflicts)
+        weighed: list[Fact] = []
+        unknown: list[Missing] = []
+        if self.bench.case is not None and chosen.name in RULES_OF_TREATMENT and not outcome.refusal:
+            weighed, grounds, unknown = considered(self.bench.case, chosen.name, outcome.recommendation, inputs)
+            stands_on = [*stands_on, *grounds]
+        text = "\n".join([statement, *(f.statement for f in weighed)])
+        return Reply(
+            text=text,
+            facts=[fact, *weighed, *_once(stands_on)],
+            missing=[*_lacking(chosen, outcome), *unknown],
+            conflicts=conflicts,
+        )
 
     def _linked(self, evidence: dict[str, str], specs: dict[str, Any]) -> dict[str, tuple[Any, Origin]]:
         """Values of numbered evidence, in the units of the facts. Raises TryAgain where a number or a unit doesn't fit."""

@@ -100,4 +100,4 @@ def ordered(tools: Sequence[str]) -> list[str]:
 
 
 ORDER = ["list_studies", "explain_image_metadata", "detect", "segment", "classify", "measure", "compare_studies", "radiomics", "look", "retrieve_reports",
-         "patient_record", "apply_guideline", "differential_diagnosis", "imaging_signs", "search_guidelines", "draft_report", "check_report", "education_quiz"]  # fmt: skip
+         "patient_record", "apply_guideline", "differential_diagnosis", "imaging_signs", "follow_up", "search_guidelines", "draft_report", "check_report", "education_quiz"]  # fmt: skip

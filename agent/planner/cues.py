@@ -56,6 +56,8 @@ CUES: dict[str, str] = {
     "privacy": r"\bwho is (this|the) patient\b|\bpatient'?s? name\b|\bsame (person|patient)\b|\bbelong to (the same|one|this)\b|\bwhose (scan|study|images?)\b|\bdate of birth\b|\bidentity\b|\bright patient\b",
     "summary": r"\bsummar|\boverview\b|\bin \d+ lines\b|\bbring me up to speed\b|\bcatch me up\b|\btl;?dr\b|\brecap\b|\bbrief me\b|\bwhat('s| is) the story\b",
     "list": r"^list\b|\blist (all|the|every|me)\b|\b(which|what|list|how many|show)\b.{0,20}\b(studies|scans|images|imaging|series|examinations|exams)\b|\bwhat do we have\b|\bwhat is (there|available)\b|\b(is|are) there (a |an |any )?(prior|previous|earlier|older)|\bwhen was the (last|latest|first) (scan|mri|ct|study|exam)",
+    "followups": r"\boverdue\b|\b(outstanding|missed|forgotten|open|pending) (\w+ )?(follow[\s-]?ups?|recommendations?|controls?)|\bfollow[\s-]?ups? (are|is|still|that)?\s?(still )?(due|outstanding|open|pending|missing)\b|"
+                 r"\b(was|were|has|have) (the |any )?(recommended |advised )?(follow[\s-]?up|control)s? (been )?(done|performed|carried out|made)|\bdid we miss\b.{0,30}(scan|follow|control|recommend)",
     # What it may be, and what it shows.
     "differential": r"\bdifferentials?\b|\bddx\b|\bwhat else (could|can|might) (it|this|that|the \w+) be\b|\bwhich diagnos[ei]s (would )?fits?\b|\bwhat speaks (for|against)\b|"
                     r"\b(tell|distinguish|differentiate)\b.{0,20}\b(metasta\w+|glioblastoma|abscess|lymphoma|meningioma)\b.{0,12}\b(from|and)\b",

@@ -24,7 +24,7 @@ _FIRST = {"planning": ["patient_record", "apply_guideline"],
           "see": ["list_studies", "segment", "measure"], "size": ["measure", "segment"]}  # fmt: skip
 """Whose evidence leads the answer, by what was asked."""
 _ORDER = ["retrieve_reports", "patient_record", "list_studies", "segment", "measure", "compare_studies", "detect", "classify", "radiomics", "look",
-          "explain_image_metadata", "differential_diagnosis", "imaging_signs", "apply_guideline", "search_guidelines"]  # fmt: skip
+          "explain_image_metadata", "follow_up", "differential_diagnosis", "imaging_signs", "apply_guideline", "search_guidelines"]  # fmt: skip
 _CM = {"mm": ("cm", 0.1), "mm2": ("cm²", 0.01), "mL": ("cm³", 1.0)}
 """Shown unit and factor where centimetres are wished (1 mL is 1 cm³)."""
 

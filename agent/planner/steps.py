@@ -45,6 +45,7 @@ TOOL_OF = {
     "quiz": ["education_quiz"],
     "differential": ["differential_diagnosis"],
     "signs": ["imaging_signs"],
+    "followups": ["follow_up"],
 }
 _ABOUT_A_CASE = {*TOOL_OF, "growth", "record", "planning", "advised"}
 ON_PIXELS = {"detect", "segment", "classify", "measure", "compare_studies", "radiomics", "look"}
@@ -115,6 +116,8 @@ def _special(asked: Understanding, case: dict[str, Any] | None, found: bool) -> 
     if "planning" in asked.intents and case is not None and not asked.rules and "draft" not in asked.intents:
         calls = [Call("patient_record", {"topics": [], "for_treatment_of": "this"})]
         return calls + _rules(asked, case) if "guideline" in asked.intents else calls
+    if "followups" in asked.intents and not asked.rules:
+        return [Call("follow_up", {})]
     if "advised" in asked.intents and "report" in asked.intents:
         query = {"query": asked.subject[:2000], "recommendations": True}
         return [Call("retrieve_reports", {**query, **({"last": True} if asked.last else {})})]
@@ -166,6 +169,8 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
         or asked.rules
     ):
         intents.discard("finding")
+    if "followups" in intents:
+        intents -= {"guideline", "report", "growth", "advised", "list"}
     if "signs" in intents:
         intents -= {"finding", "see", "count"}
     if intents & {"report"}:

@@ -216,7 +216,7 @@ class Reader:
 
 
 _LEAVES = re.compile(
-    r"\?\s*$|\b(stop|quit|end|exit|enough|leave)\b.{0,20}(quiz|session|teaching)?|^(draft|write|check|show|list|summar|segment|measure|compare)\b",
+    r"\?\s*$|^(draft|write|check|show|list|summar|segment|measure|compare)\b",
     re.I,
 )
 """What leaves a teaching session: a question of the asker's own, or another request."""

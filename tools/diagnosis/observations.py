@@ -54,7 +54,7 @@ def _said(organ: str, said: str) -> Iterator[Observed]:
     english = glossed(said, language_of(said))
     age = re.search(r"\b(\d{1,3})[\s-]?(?:year|y/?o\b|yrs?\b)", english, re.I)
     for name, feature in features(organ).items():
-        there = _worded(feature, english)
+        there = _worded(feature, english, asked=True)
         if there is None and feature.age and age:
             there = feature.age[0] <= int(age.group(1)) <= feature.age[1] and (
                 feature.sex is None or _sex(english) == feature.sex
@@ -73,13 +73,13 @@ def _sex(text: str) -> str | None:
     )
 
 
-def _worded(feature: Feature, english: str) -> bool | None:
-    """True or False where the words state or deny it; None where they don't speak of it, or only with doubt."""
+def _worded(feature: Feature, english: str, asked: bool = False) -> bool | None:
+    """True or False where the words state or deny it; None where they don't speak of it, or only with doubt (a question's own words don't doubt)."""
     for match in re.finditer(feature.words, english, re.I) if feature.words else ():
         certainty = certainty_of(english, match.start(), match.end())
         if certainty == "negated":
             return False
-        return True if certainty == "affirmed" or feature.kind in ("image", "place") else None
+        return True if asked or certainty == "affirmed" or feature.kind in ("image", "place") else None
     return None
 
 

@@ -12,7 +12,7 @@ from tools.recorded import record_fact
 from tools.reporting.gathering import newest_study, on_images
 
 WITHIN = 0.2
-"""A measured size counts as right within this share, or within the outline's own interval."""
+"""A size counts as right within this share of the outline's."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,13 @@ def _seen(facts: list[Fact], study: str, level: Level) -> Iterator[CaseItem]:
         side = outlined.value["side"]
         yield _item("case_side", level, f"Look at study {study}. On which side does the lesion lie, and how do you tell?",
                     [Point(say=f"on the {side}", words=rf"\b{side}\b", weight=2), Point(say="by the patient's side: the picture's left is the patient's right",
-                     words=r"\bpatient'?s?\b|\bradiological\b|\bconvention|\bmarker|\borientation|\bmirror")],
-                    outlined.statement, [outlined])  # fmt: skip
+                     words=r"\bpatient'?s?\b|\bradiological\b|\bconvention|\bmarker|\borientation|\bmirror")], [outlined])  # fmt: skip
     size = next((f for f in facts if f.code == LONG_AXIS and f.title == "Longest axial diameter"), None)
     if size is not None and isinstance(size.value, int | float):
-        low = min(size.value * (1 - WITHIN), *(size.interval or [size.value])[:1])
-        high = max(size.value * (1 + WITHIN), *(size.interval or [size.value])[-1:])
+        low, high = size.value * (1 - WITHIN), size.value * (1 + WITHIN)
         yield _item("case_size", level, f"Measure the lesion on study {study}: how long is it in the axial plane, and in which unit?",
                     [Point(say=f"between {low:.0f} and {high:.0f} mm", words=f"number:{low:.1f}:{high:.1f}:mm", weight=2),
-                     Point(say="a unit (mm or cm)", words=r"\b(mm|cm|millimet|centimet)")], size.statement, [size])  # fmt: skip
+                     Point(say="a unit (mm or cm)", words=r"\b(mm|cm|millimet|centimet)")], [size])  # fmt: skip
     count = next((f for f in facts if f.code == LESION and isinstance(f.value, dict) and "count" in f.value), None)
     if count is not None and count.value["count"]:
         number = int(count.value["count"])
@@ -56,7 +54,7 @@ def _seen(facts: list[Fact], study: str, level: Level) -> Iterator[CaseItem]:
         yield _item("case_count", level, f"How many separate lesions do you see on study {study}, and which entities does that number favour?",
                     [Point(say=f"{number}", words=words, weight=2),
                      Point(say="one lesion: primary tumour or single metastasis; several: metastases, abscesses, lymphoma",
-                           words=r"\bmetasta\w+|\bprimary|\babscess|\blymphoma|\bglioma|\bglioblastoma")], count.statement, [count])  # fmt: skip
+                           words=r"\bmetasta\w+|\bprimary|\babscess|\blymphoma|\bglioma|\bglioblastoma")], [count])  # fmt: skip
     type_of = next((f for f in facts if f.code == TUMOUR_TYPE and isinstance(f.value, dict) and "label" in f.value), None)
     if type_of is not None:
         label = str(type_of.value["label"])
@@ -66,8 +64,7 @@ def _seen(facts: list[Fact], study: str, level: Level) -> Iterator[CaseItem]:
         }.get(label, rf"\b{re.escape(label)}")
         yield _item("case_type", level, f"Which kind of tumour do you think of on study {study}, and what would settle it?",
                     [Point(say=f"{label} (the image classifier's most probable class, no diagnosis)", words=words, weight=2),
-                     Point(say="tissue with molecular markers", words=r"\btissue|\bbiops\w+|\bhistolog\w+|\bresect\w+|\bmolecular|\bidh", weight=2)],
-                    type_of.statement, [type_of])  # fmt: skip
+                     Point(say="tissue with molecular markers", words=r"\btissue|\bbiops\w+|\bhistolog\w+|\bresect\w+|\bmolecular|\bidh", weight=2)], [type_of])  # fmt: skip
 
 
 def _known(bench: Bench, level: Level) -> Iterator[CaseItem]:
@@ -77,7 +74,7 @@ def _known(bench: Bench, level: Level) -> Iterator[CaseItem]:
         facts = [record_fact(i, case) for i in markers.values()]
         points = [Point(say=f"{i.name}: {i.value}", words=_as_words(i.name, str(i.value)), weight=2) for i in markers.values()]
         yield _item("case_markers", level, "Which molecular markers does this tumour need for its integrated diagnosis and treatment, and what do they show here?",
-                    points, " ".join(f.statement for f in facts), facts)  # fmt: skip
+                    points, facts)  # fmt: skip
 
 
 def _as_words(name: str, value: str) -> str:
@@ -92,7 +89,7 @@ def _as_words(name: str, value: str) -> str:
     return rf"{marker.group(0) if marker else re.escape(name)}\b?.{{0,40}}(?:{found.get(value.lower(), re.escape(value))})"
 
 
-def _item(key: str, level: Level, ask: str, points: list[Point], explain: str, facts: list[Fact]) -> CaseItem:
+def _item(key: str, level: Level, ask: str, points: list[Point], facts: list[Fact]) -> CaseItem:
     kinds = {"measurement" if f.kind is Kind.MEASUREMENT else str(f.kind) for f in facts}
     return CaseItem(
         Item(
@@ -101,7 +98,7 @@ def _item(key: str, level: Level, ask: str, points: list[Point], explain: str, f
             topic="this case",
             ask=ask,
             points=points,
-            explain=explain,
+            explain="it stands below, with the picture.",
             source=f"This case: {', '.join(sorted(kinds))}.",
         ),
         facts,

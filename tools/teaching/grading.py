@@ -11,6 +11,7 @@ GIVEN_UP = re.compile(
     r"^\W*(i (?:don'?t|do not) know|no idea|skip|next|pass|weiß (?:ich )?nicht|keine ahnung|je ne sais pas|no (?:lo )?sé|不知道|下一题)\W*$",
     re.I,
 )
+STOP = re.compile(r"^\W*(stop|quit|end|exit|enough|finish)\b.{0,30}$", re.I)
 NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*(mm|cm|ml)?", re.I)
 
 

@@ -13,7 +13,7 @@ from tools.base import Card, CaseTool, Cost, Made, Needs, Reply, Said
 from tools.errors import ToolError
 from tools.guidelines import SearchGuidelines
 from tools.teaching.cases import case_items
-from tools.teaching.grading import GIVEN_UP, Grade, grade
+from tools.teaching.grading import GIVEN_UP, STOP, Grade, grade
 
 LENGTH = 5
 """Questions of a session."""
@@ -71,6 +71,8 @@ class EducationQuiz(CaseTool):
         session = store.get(arguments.session)
         if session.current is None or arguments.answer is None:
             return self._asked(store.keep(_next(session)), [], [])
+        if STOP.match(arguments.answer):
+            return self._asked(store.keep(session.model_copy(update={"current": None, "queue": []})), [], [])
         facts, said = self._graded(session, session.current, arguments.answer)
         done = grade(session.current, arguments.answer)
         kept = Answered(

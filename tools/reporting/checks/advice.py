@@ -126,51 +126,53 @@ def _breast(context: Context) -> Iterator[Issue]:
         return
 
 
-def _nodule(context: Context) -> Iterator[Issue]:
+def nodule_advice(context: Context) -> tuple[dict[str, Any], str, Sentence] | None:
+    """What Fleischner 2017 says of the nodule that a report describes for the first time: its facts, the advice for both risks, the sentence."""
     english = glossed(context.report.text, context.language) if context.language != "en" else context.report.text
-    if not re.search(r"\bnodul", english, re.I) or re.search(
-        r"thyroid|lung-?\s?rads|\bknown (?:\w+ )?(?:cancer|malignan)|screening", english, re.I
+    elsewhere = re.search(r"thyroid|lung-?\s?rads|\bknown (?:\w+ )?(?:cancer|malignan)|screening", english, re.I)
+    if (
+        not re.search(r"\bnodul", english, re.I)
+        or elsewhere
+        or not re.search(r"\blobe|lung|pulmonary|chest|thora", english, re.I)
     ):
-        return
-    if not re.search(r"\blobe|lung|pulmonary|chest|thora", english, re.I):
-        return
-    facts: dict[str, Any] = {}
-    where: Sentence | None = None
+        return None
     told = stated("nodule_type", [context.report], {"type": "enum", "values": ["solid", "part_solid", "ground_glass"]})
     lesions = [
         m
         for m in context.mentions
         if m.finding == "lesion" and m.there and m.sizes and m.sizes[0].mm and re.search(r"\bnodul", m.english, re.I)
     ]
-    if told is not None and lesions:
-        axes = lesions[0].sizes[0].mm  # the mean of both axes, as Fleischner 2017 measures; the one that is given otherwise
-        facts = {"nodule_type": told.value, "size_mm": round(sum(axes[:2]) / len(axes[:2]), 1)}
-        where = lesions[0].sentence
-    if set(facts) != {"size_mm", "nodule_type"} or where is None:
-        return
     followed = re.search(r"\bunchanged|\bfollow-?up of|\bpreviously|\bbefore\)|\bstable\b", english, re.I)
-    if followed or any(s.prior for m in lesions for s in read(m.sentence.text).sizes):
-        return  # the table is for a nodule that is seen first
+    if told is None or not lesions or followed or any(s.prior for m in lesions for s in read(m.sentence.text).sizes):
+        return None  # the table is for a nodule that is seen first
+    axes = lesions[0].sizes[0].mm  # the mean of both axes, as Fleischner 2017 measures; the one that is given otherwise
+    facts: dict[str, Any] = {"nodule_type": told.value, "size_mm": round(sum(axes[:2]) / len(axes[:2]), 1)}
     apart = {(m.sites, m.sides, round(m.sizes[0].mm[0])) for m in lesions if m.sentence.part not in CLOSING}
     facts["multiplicity"] = "multiple" if len(apart) > 1 or any((m.count or 0) > 1 for m in lesions) else "single"
     if context.age_years is not None:
         facts["age_years"] = context.age_years
-    rule = context.rules.rule("fleischner_2017")
-    both = [rule.apply({**facts, "risk": risk}) for risk in ("low", "high")]
+    both = [context.rules.rule("fleischner_2017").apply({**facts, "risk": risk}) for risk in ("low", "high")]
     if any(o.refusal for o in both):
+        return None
+    low, high = (o.category or o.recommendation for o in both)
+    return facts, low if low == high else f"{low} (low risk), {high} (high risk)", lesions[0].sentence
+
+
+def _nodule(context: Context) -> Iterator[Issue]:
+    found = nodule_advice(context)
+    if found is None:
         return
-    texts = [o.category or o.recommendation for o in both]
+    facts, advice, where = found
     for sentence in _advice(context):
         if not re.search(r"\bct\b|follow|tomogra|kontrolle|contrôle|scanner|\btc\b|复查|随访", sentence.text, re.I):
             continue
         span = months(sentence.text)
-        none = re.search(
-            r"\bno (?:routine |further )?(?:follow|imaging)|\bnot (?:necessary|needed|required)", sentence.text, re.I
+        none = bool(
+            re.search(r"\bno (?:routine |further )?(?:follow|imaging)|\bnot (?:necessary|needed|required)", sentence.text, re.I)
         )
         if span is None and not none:
             continue
-        if not any(_agrees(span, bool(none), text) for text in texts):
-            advice = texts[0] if texts[0] == texts[1] else f"{texts[0]} (low risk), {texts[1]} (high risk)"
+        if not any(_agrees(span, none, text) for text in re.split(r" \(low risk\), ", advice)):
             yield _by_rule(context, "fleischner_2017", facts, advice, where, sentence, f"By Fleischner 2017: {advice}.")
         return
 
