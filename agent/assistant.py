@@ -311,7 +311,8 @@ class Assistant:
         lead = [say(language, turn.fell_back)] if turn.fell_back else []
         lead += [say(language, "limit", limit=state["limit"])] if state["limit"] else []
         lead += [say(language, "confirm", tool=", ".join(p["tool"] for p in waiting))] if waiting else []
-        conflicts = [Conflict.model_validate(c) for c in state["conflicts"]]
+        told = [Conflict.model_validate(c) for c in state["conflicts"]]
+        conflicts = list({tuple(c.statements): c for c in told}.values())
         steps = [PlanStep.model_validate(s) for s in state["steps"]]
         urgent_ones = [i for s in first for i in s.evidence]
         statements = [*first, *(s for s in draft.statements if not set(s.evidence) <= set(urgent_ones))]

@@ -6,7 +6,7 @@ from functools import lru_cache
 from knowledge.case import Case
 from knowledge.evidence import Fact
 from knowledge.language import glossed, language_of
-from knowledge.records.reading import read
+from knowledge.records.reading import certainty_of, read
 from knowledge.records.reports import cut
 from tools.conflicts import quoted
 
@@ -35,15 +35,10 @@ def urgent(case: Case) -> list[Fact]:
     return found
 
 
-def emergency(text: str, language: str) -> bool:
-    """True for a sentence that affirms an emergency."""
-    return _named(text, language) and _affirmed(text)
-
-
 @lru_cache(maxsize=4096)
-def _named(text: str, language: str) -> bool:
-    return bool(_FINDINGS.search(glossed(text, language)))
-
-
-def _affirmed(text: str) -> bool:
-    return read(text).certainty != "negated"
+def emergency(text: str, language: str) -> bool:
+    """True for a sentence that affirms an emergency, with or without doubt."""
+    if read(text).certainty == "negated":
+        return False
+    english = glossed(text, language)
+    return any(certainty_of(english, m.start(), m.end()) != "negated" for m in _FINDINGS.finditer(english))

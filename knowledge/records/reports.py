@@ -10,7 +10,7 @@ import yaml
 
 # A sentence ends at . ! or ? before white space and a capital, not after a unit's or a title's abbreviation; in Chinese at its own stops.
 _END = re.compile(
-    r"(?<!\bDr)(?<!\bca)(?<!\bapprox)(?<!\bNr)(?<!\bbzw)(?<!\bz\.B)(?<!\bv\.a)[.!?](?=\s+[A-ZÄÖÜÀÉÈÊÎÔÁÍÓÚÑ¿0-9(]|\s*$)|[。！？；]|\n\s*\n|\n(?=\s*[-*•])"
+    r"(?<!\bDr)(?<!\bca)(?<!\bapprox)(?<!\bNr)(?<!\bbzw)(?<!\bz\.B)(?<!\bv\.a)[.!?](?:[\"”»](?=\s))?(?=\s+[A-ZÄÖÜÀÉÈÊÎÔÁÍÓÚÑ¿0-9(]|\s*$)|[。！？；]|\n\s*\n|\n(?=\s*[-*•])"
 )
 _DATE = re.compile(
     r"^[ \t]*(?:DATE|STUDY DATE|EXAM(?:INATION)? DATE|DATUM|FECHA|日期|检查日期)[ \t]*[:：][ \t]*(\d{4}-\d{2}-\d{2})", re.M | re.I
@@ -53,7 +53,8 @@ def _headings() -> dict[str, str]:
 def _section() -> re.Pattern[str]:
     names = "|".join(re.escape(n) for n in sorted(_headings(), key=len, reverse=True))
     return re.compile(
-        rf"^[ \t]*(?:\*\*|#+ )?[【\[]?(?P<name>{names})[】\]]?(?:\*\*)?[ \t]*[:：]?(?:\*\*)?[ \t]*(?=\n|\S)", re.M | re.I
+        rf"(?:^|(?<=[.!?])[ \t])[ \t]*(?:\*\*|#+ )?[【\[]?(?P<name>{names})[】\]]?(?:\*\*)?[ \t]*[:：]?(?:\*\*)?[ \t]*(?=\n|\S)",
+        re.M | re.I,
     )
 
 
@@ -61,6 +62,8 @@ def _is_heading(match: re.Match[str], text: str) -> bool:
     written = match.group(0).rstrip()
     alone = text[match.end() :].split("\n", 1)[0].strip() == ""
     name = match.group("name")
+    if match.start() and text[match.start() - 1] != "\n":  # within a line: a pasted report without line breaks
+        return name.isupper() and name.isascii() and written.rstrip("*").endswith(":")
     marked = written.rstrip("*").endswith((":", "：")) or any(c in written for c in "【[#")
     return marked or (name.isupper() and (name.isascii() or alone)) or (alone and not name.isascii())
 

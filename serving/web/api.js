@@ -17,6 +17,8 @@ export const get = async (path) => (await checked(await fetch(path, { headers: h
 export const blob = async (path) => (await checked(await fetch(path, { headers: headers() }))).blob();
 export const post = async (path, body) => (await checked(await fetch(path, {
   method: 'POST', headers: { ...headers(), 'Content-Type': 'application/json' }, body: JSON.stringify(body) }))).json();
+export const put = async (path, body) => (await checked(await fetch(path, {
+  method: 'PUT', headers: { ...headers(), 'Content-Type': 'application/json' }, body: JSON.stringify(body) }))).json();
 export const patch = async (path, body) => (await checked(await fetch(path, {
   method: 'PATCH', headers: { ...headers(), 'Content-Type': 'application/json' }, body: JSON.stringify(body) }))).json();
 export const remove = async (path) => checked(await fetch(path, { method: 'DELETE', headers: headers() }));

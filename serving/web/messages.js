@@ -14,6 +14,10 @@ export const messages = {
   planner_builtin: 'built-in planner, no language model', planner_llm: 'language model', stopped: 'Stopped.',
   kinds: { finding: 'image', measurement: 'measure', report: 'report', record: 'record', guideline: 'guideline', rule: 'rule' },
   ways: { finding: 'seen by a model', measurement: 'measured', report: 'quoted', record: 'from the record', guideline: 'recommended', rule: 'computed' },
+  followups: 'Follow-ups that reports recommend', examination: 'examination', status: { overdue: 'overdue', due: 'due', undated: 'no date was named', done: 'done' },
+  open: { draft: 'Open the draft', check: 'Open the checked report' }, by: { evidence: 'from evidence', reader: 'the reader’s words', open: 'to be completed' },
+  back: 'Back', add_sentence: 'Add a sentence', your_name: 'Your name', sign: 'Sign', not_carried: 'Its evidence doesn’t carry this', suggested: 'Suggested', no_issue: 'No issue was found.',
+  severity: { critical: 'critical', major: 'major', minor: 'minor' }, teaching_picture: 'Picture of the teaching question', unchecked: 'facts await a check',
   starters: ['What do you see on this MRI?', 'How big is the tumour, in mL and mm?', 'What did the last report say about the left ventricle?', 'Is her kidney function good enough for gadolinium?'],
 };
 export const fill = (root) => {

@@ -3,6 +3,7 @@ import { get, patch, post, remove, stream, upload } from '/web/api.js';
 import { show } from '/web/evidence.js';
 import { fill, messages } from '/web/messages.js';
 import { open, step } from '/web/viewer.js';
+import { followUps, opener, picture } from '/web/work.js';
 
 const byId = (id) => document.getElementById(id);
 const node = (tag, text, name) => { const made = document.createElement(tag); if (text) made.textContent = text; if (name) made.className = name; return made; };
@@ -54,6 +55,7 @@ async function choose() {
   byId('case-note').hidden = !sample;
   byId('case-note').textContent = messages.made_up;
   const entries = await timeline();
+  await followUps(patient.value, byId('followups'));
   const study = entries.find((e) => e.kind === 'study');
   if (study) await open(study.id);
   const box = node('div', null, 'starters');
@@ -99,10 +101,15 @@ function written(answer) {
     const kind = evidence[statement.evidence[0]]?.kind;
     const first = statement.evidence.some((id) => answer.urgent.includes(id));
     const line = node('p', null, `statement ${first ? 'urgent' : WAYS[kind] ?? ''}`);
-    line.append(node('span', first ? messages.urgent : messages.ways[kind] ?? '', 'how'), statement.text, ...statement.evidence.map((id) => chip(evidence[id])));
+    const unchecked = statement.evidence.some((id) => evidence[id]?.value?.checked === false);
+    line.append(node('span', first ? messages.urgent : messages.ways[kind] ?? '', 'how'), ...(unchecked ? [node('span', messages.unchecked, 'how unsure')] : []),
+      statement.text, ...statement.evidence.map((id) => chip(evidence[id])));
     box.append(line);
+    const shown = evidence[statement.evidence[0]]?.value?.picture;
+    if (shown) picture(shown).then((image) => line.append(image), () => {});
     if (lead && statement.evidence.includes(answer.urgent.at(-1))) box.append(lead);
   }
+  for (const step of answer.plan) if (step.made && step.made.kind !== 'quiz') box.append(opener(step.made));
   for (const conflict of answer.conflicts) {
     const both = node('div', null, 'missing');
     both.append(node('strong', messages.conflict), ...conflict.statements.map((s) => node('p', s)), ...conflict.evidence.map((id) => chip(evidence[id])));

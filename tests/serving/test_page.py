@@ -101,7 +101,7 @@ async def test_the_page_answers_and_opens_its_evidence(link: str, tmp_path: Path
         await expect(page.locator("#drawer mark")).to_have_text("The left lateral ventricle is of normal width.")
         await page.fill("#question", "Which first-line treatment do guidelines recommend?")
         await page.keyboard.press("Enter")
-        rule = page.locator(".chip", has_text="rule").last
+        rule = page.locator(".statement", has_text="By Glioblastoma").last.locator(".chip").first
         await expect(rule).to_be_visible(timeout=30_000)
         await rule.click()
         await expect(page.locator("#drawer table")).to_contain_text("methylated")

@@ -27,7 +27,8 @@ class Grade:
 
 def grade(item: Item, answer: str) -> Grade:
     """The grade of an answer in any language of the glossary; a point that is denied isn't named."""
-    english = glossed(answer, language_of(answer))
+    plain = re.sub(r"^\W*(no|yes|nein|ja|non|oui|sí|不|是)\b[\s,:.]*", "", answer, flags=re.I)
+    english = glossed(plain, language_of(answer))
     has = [p for p in item.points if _named(p, english)]
     lacks = [p for p in item.points if p not in has]
     wrong = [
@@ -44,8 +45,11 @@ def _named(point: Point, english: str) -> bool:
     if (span := re.match(r"^number:(\d+(?:\.\d+)?):(\d+(?:\.\d+)?):(\w+)$", point.words)) is not None:
         low, high, unit = float(span.group(1)), float(span.group(2)), span.group(3).lower()
         return any(low <= _in(n, u, unit) <= high for n, u in NUMBER.findall(english))
-    match = re.search(point.words, english, re.I)
-    return match is not None and (point.denies or certainty_of(english, match.start(), match.end()) != "negated")
+    for part in re.split(r"(?<=[.!?])\s+|\n", english):
+        match = re.search(point.words, part, re.I)
+        if match is not None and (point.denies or certainty_of(part, match.start(), match.end()) != "negated"):
+            return True
+    return False
 
 
 def _in(number: str, unit: str, wanted: str) -> float:

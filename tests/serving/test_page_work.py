@@ -1,0 +1,96 @@
+"""The page's work: a draft edited and signed, a report checked, a teaching question with its picture, follow-ups beside the timeline."""
+
+import os
+import shutil
+from pathlib import Path
+
+import httpx
+import pytest
+
+from knowledge import sample
+from serving.access.keys import KeyRing
+from tests.serving.test_page import CHROMIUM, FLAGS, served
+
+REPORT = "DATE: 2025-01-10\nFINDINGS: Solid nodule of the right upper lobe, 7 mm.\nIMPRESSION: Solid nodule, 7 mm. CT of the chest in 6 to 12 months is recommended."
+
+
+@pytest.fixture
+def data(data_with_sample: Path, tmp_path: Path) -> Path:
+    """A copy, since signing adds a report to the archive."""
+    shutil.copytree(data_with_sample, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="chromium isn't installed (Debian package chromium)")
+async def test_drafts_checks_teaching_and_follow_ups(data: Path, tmp_path: Path) -> None:
+    from playwright.async_api import async_playwright, expect
+
+    assert CHROMIUM, "CI has to install chromium"
+    with served(data) as link:
+        key = {"Authorization": f"Bearer {KeyRing(data / 'access').local()}"}
+        base = link.split("/#")[0]
+        files = {"files": ("ct.txt", REPORT.encode())}
+        httpx.post(f"{base}/v1/studies", headers=key, files=files, data={"patient_id": sample.PATIENT_ID}).raise_for_status()
+        async with async_playwright() as driver:
+            browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = await browser.new_page(viewport={"width": 1500, "height": 1000})
+            errors: list[str] = []
+            page.on("pageerror", lambda e: errors.append(str(e)))
+            await page.goto(link)
+            overdue = page.locator("#followups .overdue")
+            await expect(overdue).to_contain_text("overdue")
+            await expect(overdue).to_contain_text("2026-01-10")
+
+            await page.fill("#question", "Write a draft report for this MRI")
+            await page.keyboard.press("Enter")
+            await page.locator(".made", has_text="Open the draft").click(timeout=90_000)
+            draft = page.locator("#drawer .draft")
+            await expect(draft.locator(".unsigned")).to_contain_text("DRAFT")
+            await expect(draft.locator(".line.open")).to_have_count(1)
+            await page.screenshot(path=tmp_path / "draft.png")
+            await draft.get_by_placeholder("Your name").fill("Dr A. Reader")
+            await draft.get_by_role("button", name="Sign", exact=True).click()
+            await expect(draft.locator(".bad").last).to_contain_text("still open")
+            await draft.locator(".line.open textarea").fill(
+                "Right frontal mass of 99 mm, suspicious for a diffuse glioma. Tissue diagnosis."
+            )
+            first = draft.locator(".line.evidence textarea").filter(has_text="").nth(4)
+            await first.fill("Brain: lesion outlined in the left half, 44.6 x 39.6 mm in the axial plane, volume 27.9 mL.")
+            await draft.get_by_role("button", name="Save").click()
+            await expect(draft.locator(".bad").first).to_contain_text("doesn’t carry this")  # the side isn't the evidence's
+            await page.screenshot(path=tmp_path / "draft-edited.png")
+            await draft.get_by_placeholder("Your name").fill("Dr A. Reader")
+            await draft.get_by_role("button", name="Sign", exact=True).click()
+            await expect(draft.locator(".signed")).to_contain_text("Signed by Dr A. Reader")
+            async with page.expect_download() as waiting:
+                await draft.get_by_role("button", name="PDF", exact=True).click()
+            assert (await waiting.value).suggested_filename == "signed-brain_tumour_mri.pdf"
+            await page.screenshot(path=tmp_path / "signed.png")
+
+            await page.fill(
+                "#question",
+                'Check my report against the images: "FINDINGS: No mass. IMPRESSION: Normal brain of a 35-year-old man."',
+            )
+            await page.keyboard.press("Enter")
+            await page.locator(".made", has_text="Open the checked report").click(timeout=90_000)
+            await expect(page.locator("#drawer mark.critical").first).to_be_visible()
+            await expect(page.locator("#drawer .issues")).to_contain_text("denies a lesion")
+            await page.screenshot(path=tmp_path / "check.png")
+
+            await page.fill("#question", "Quiz me on ring enhancement as a student")
+            await page.keyboard.press("Enter")
+            picture = page.locator("img.teaching").last
+            await expect(picture).to_be_visible(timeout=60_000)
+            assert await picture.evaluate("i => i.decode().then(() => i.naturalWidth)") == 384
+            await page.fill("#question", "ring enhancement with necrosis: glioblastoma, metastasis or abscess")
+            await page.keyboard.press("Enter")
+            await expect(page.get_by_text("Your answer has").last).to_be_visible(timeout=60_000)
+            await page.screenshot(path=tmp_path / "quiz.png")
+
+            await page.fill("#question", "What is the differential diagnosis?")
+            await page.keyboard.press("Enter")
+            await expect(page.get_by_text("Glioblastoma, IDH-wildtype (malignant").last).to_be_visible(timeout=90_000)
+            await expect(page.locator(".how.unsure").last).to_be_visible()
+            await page.screenshot(path=tmp_path / "differential.png")
+            await browser.close()
+    assert not errors, errors
