@@ -28,6 +28,7 @@ from agent.planner.cues import (
 from agent.planner.spelling import Speller
 from knowledge.guidelines.adding import DISEASES
 from knowledge.guidelines.minilm import MiniLM
+from knowledge.guidelines.rules import RULES
 from knowledge.language import english_terms, glossed, language_of
 from knowledge.records.planning import disease_of
 from knowledge.records.search import SYNONYMS, content_words
@@ -177,6 +178,8 @@ class Reader:
         rules = asked.rules
         if (changes or explains or leans) and not rules:
             rules = past.rules or _rules(" ".join(said), case)
+        if changes and not rules:  # the rules that were computed for the case, as far as they know what is changed
+            rules = tuple(r for r in history[-1].facts if r in RULES and set(asked.facts) & set(RULES[r].spec["facts"]))
         if changes or explains:
             computed = {n: v for turn in history for r, f in turn.facts.items() if r in rules for n, v in f.items()}
             stated = {**stated, **computed}

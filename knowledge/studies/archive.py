@@ -1,6 +1,7 @@
 """The archive: takes files in, keeps originals, answers with studies, records and volumes."""
 
 import os
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -209,10 +210,8 @@ class Archive:
     def _forget(self, series_id: str) -> None:
         """Drop masks and cached voxels of a series that changed or went."""
         folder = self.derived(series_id)
-        for file in folder.glob("*"):
-            file.unlink(missing_ok=True)
         if folder.exists():
-            folder.rmdir()
+            shutil.rmtree(folder)  # a model's derived files may lie in folders of their own
         self.cache.forget(series_id)
 
     def _take_back(self, journal: Journal) -> None:

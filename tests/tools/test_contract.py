@@ -28,12 +28,16 @@ from tools.registry import tool_types, tools_for
 CALLS = {
     "list_studies": {}, "explain_image_metadata": {}, "segment": {}, "detect": {}, "classify": {}, "measure": {}, "radiomics": {"classes": ["shape"]},
     "retrieve_reports": {"query": "left ventricle"}, "patient_record": {"topics": ["creatinine"]},
-    "search_guidelines": {"query": "glioblastoma"}, "apply_guideline": {"guideline": "gbm_mgmt_stupp"},
+    "search_guidelines": {"query": "glioblastoma"}, "apply_guideline": {"guideline": "gbm_mgmt_stupp"}, "draft_report": {}, "check_report": {},
+    "differential_diagnosis": {}, "imaging_signs": {}, "education_quiz": {},
 }  # fmt: skip
 
 
+WITHOUT_A_CASE = {"search_guidelines", "apply_guideline", "differential_diagnosis", "imaging_signs", "education_quiz"}
+
+
 def test_the_box_has_its_tools() -> None:
-    assert {*CALLS, "look", "compare_studies"} == set(tool_types())
+    assert {*CALLS, "look", "compare_studies", "follow_up"} == set(tool_types())
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -50,7 +54,7 @@ def test_a_tool_states_itself_and_gives_evidence(bench: Bench, name: str) -> Non
         tool.reply({"no_such_argument": 1})
 
 
-@pytest.mark.parametrize("name", [n for n, a in CALLS.items() if n not in ("search_guidelines", "apply_guideline")])
+@pytest.mark.parametrize("name", [n for n, a in CALLS.items() if n not in WITHOUT_A_CASE])
 def test_a_tool_without_its_case_says_so(resources: Resources, name: str) -> None:
     with pytest.raises(NotApplicable, match="no case"):
         tool_types()[name].bound(Bench(resources)).reply(CALLS[name])
