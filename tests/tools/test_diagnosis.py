@@ -84,7 +84,7 @@ def test_vignettes_find_their_entity(half: str) -> None:
 def test_the_sample_is_ranked_from_evidence(bench: Bench) -> None:
     reply = tool_types()["differential_diagnosis"].bound(bench).reply({})
     assert reply.facts[0].kind is Kind.RECORD and "Glioblastoma" in reply.facts[0].statement, "what tissue has shown stands first"
-    first = next(f for f in reply.facts if f.kind is Kind.RULE)
+    first = next(f for f in reply.facts if f.kind is Kind.RULE and "entity" in f.value)
     assert first.value["entity"] == "glioblastoma" and first.source.inputs["idh_wildtype"] is True
     assert first.source.origins["idh_wildtype"].kind == "record" and first.source.origins["crosses_midline"].kind == "finding"
     assert described(first.source.rule)["version"] and any(not a["checked"] for a in first.value["arguments"])
@@ -198,3 +198,22 @@ def test_growth_across_the_midline_is_a_share(bench: Bench) -> None:
 def test_the_sources_file_says_how_far_each_was_checked() -> None:
     text = (Path(described.__code__.co_filename).parent / "sources.yaml").read_text(encoding="utf-8")
     assert all(word in text for word in ("verified", "second-hand", "general"))
+
+
+def test_the_sources_of_the_sample_stand_beside_each_other(bench: Bench) -> None:
+    reply = tool_types()["differential_diagnosis"].bound(bench).reply({})
+    told = next(f for f in reply.facts if f.title == "What each source says")
+    assert told.value["agree"] and "They agree on glioma." in told.statement
+    assert [s["sure"] for s in told.value["sources"]] == [False, False, True], "classifier, report with doubt, record"
+    rule = next(f for f in reply.facts if getattr(f.source, "rule", "") == "who_cns_2021_glioma")
+    assert rule.value["category"] == "diffuse glioma, NOS", "the record has no molecular criterion of glioblastoma"
+    assert {"tert promoter mutation", "egfr amplification"} & {m.what for m in reply.missing}
+
+
+def test_sources_that_differ_are_named(resources: Resources, archive: Archive) -> None:
+    mri = b"EXAMINATION: MRI of the brain\nDATE: 2025-01-01\nFINDINGS: Extra-axial mass at the convexity with a dural tail.\nIMPRESSION: Meningioma."
+    pet = b"EXAMINATION: PET of the brain\nDATE: 2025-01-09\nFINDINGS: One focus.\nIMPRESSION: Metastasis is likely."
+    archive.add([*from_bytes("a.txt", mri), *from_bytes("b.txt", pet)], Hints(patient_id="P"))
+    reply = tool_types()["differential_diagnosis"].bound(Bench(resources, open_case(archive, "P"))).reply({"organ": "brain"})
+    told = next(f for f in reply.facts if f.title == "What each source says")
+    assert told.value["agree"] is False and "They don't agree" in told.statement and "metastasis, probable" in told.statement

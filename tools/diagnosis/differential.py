@@ -11,6 +11,7 @@ from knowledge.records.model import RecordItem
 from knowledge.studies.model import Study
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply, Said
 from tools.classify import Classify
+from tools.diagnosis.integrated import beside_each_other, integrated
 from tools.diagnosis.observations import Observed, observe
 from tools.errors import NotApplicable, ToolError
 from tools.recorded import record_fact
@@ -96,22 +97,21 @@ class DifferentialDiagnosis(CaseTool):
         proven = self._proven()
         facts: list[Fact] = [*proven]
         said = [Said(text=f.statement, facts=[i]) for i, f in enumerate(proven)]
+        beside = beside_each_other(self.bench.case, found.organ, classified) if self.bench.case is not None else None
+        by_rule, tests = integrated(self.bench, found.organ)
+        for fact, behind in [*([beside] if beside else []), *((f, [f]) for f in by_rule)]:
+            said.append(Said(text=fact.statement, facts=_numbers(facts, [fact, *behind])))
         for place, one in enumerate([r for r in found.ranked if r.pro][:MOST], 1):
             rule = _as_fact(found, one, place, by_feature, probabilities)
             mine = [rule, *(o.fact for a in one.arguments if (o := by_feature[a.feature]).fact is not None)]
             mine += [classified] if classified is not None and one.classifier_points else []
-            numbers = []
-            for fact in [f for f in mine if f is not None]:
-                if fact not in facts:
-                    facts.append(fact)
-                numbers.append(facts.index(fact))
-            said.append(Said(text=rule.statement, facts=numbers))
+            said.append(Said(text=rule.statement, facts=_numbers(facts, [f for f in mine if f is not None])))
         missing = [Missing(what=features(found.organ)[f].label, why="neither images nor reports nor record speak of it",
                            would_change=f"it would speak for {a} rather than {b}") for f, a, b in found.apart]  # fmt: skip
         missing.append(Missing(what="tissue", why="imaging alone doesn't settle the entity", would_change="the diagnosis would be established")
                        if not proven else Missing(what="agreement of imaging with tissue", why="the ranking is by imaging and history alone",
                                                   would_change="a result that doesn't fit would be looked at again"))  # fmt: skip
-        return Reply(text="\n".join(s.text for s in said), facts=facts, said=said, missing=missing)
+        return Reply(text="\n".join(s.text for s in said), facts=facts, said=said, missing=[*tests[:6], *missing])
 
     def _proven(self) -> list[Fact]:
         """What tissue has established, as the record lists it: it stands before any ranking."""
@@ -120,6 +120,12 @@ class DifferentialDiagnosis(CaseTool):
             [] if case is None else [i for i in case.items if i.category == "condition" and i.status != "inactive"]
         )
         return [record_fact(i, case) for i in items if case is not None and organ_of(i.name) in ORGANS][:2]
+
+
+def _numbers(facts: list[Fact], mine: list[Fact]) -> list[int]:
+    """The places of `mine` in `facts`, to which new ones are added."""
+    facts += [f for f in mine if f not in facts]
+    return list(dict.fromkeys(facts.index(f) for f in mine))
 
 
 def _as_fact(
