@@ -5,8 +5,7 @@ from knowledge.guidelines.corpus import Passage
 from knowledge.guidelines.rules import RULES
 
 LEFT_OUT = """\
-* **Signs and differentials beyond the guidelines' own terms** (T2-FLAIR mismatch, dural tail, butterfly, halo and others; how specific they are): nothing in this
-  project's sources gives their figures, and no source could be looked up. Issue 8 asks for them with sources.
+* **How specific most signs are**: figures stand only where one was found (docs/diagnosis.md); half of the arguments of the differential are field knowledge and say so.
 * **Prognostic stage of breast cancer** (grade, ER, PR, HER2, gene panels): a long look-up that isn't reproduced; the anatomic stage is computed and says so.
 * **Rows 3 to 5 of O-RADS US v2022, the class II subtypes of Bosniak 2019, management intervals of LI-RADS and Bosniak, the 12-week rule and the baseline rule of RANO
   2.0, the GPA point tables, rare NSCLC drivers (MET, RET, NTRK, HER2, EGFR exon 20), Herder's coefficients**: second-hand; where they are used, the result or the passage

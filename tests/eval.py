@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--llm-url", help="an OpenAI-compatible server to ask the agent's questions of too")
     parser.add_argument("--llm-model", help="the name of its model")
     args = parser.parse_args()
-    from tests import eval_agent, eval_words
+    from tests import eval_agent, eval_field, eval_reports, eval_words
 
     result: dict[str, Any] = {"questions": asyncio.run(the_questions())}
     result |= {
@@ -164,6 +164,7 @@ def main() -> None:
         "rules": eval_words.rules(),
         "report_sentences": eval_words.report_sentences(),
     }
+    result["field_work"] = {"check_report": eval_reports.scores(), **eval_field.scores()}
     print(eval_words.shown(result["guideline_retrieval"]))
     if SHARED.exists():
         from tests import eval_intake

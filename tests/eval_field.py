@@ -138,4 +138,6 @@ if __name__ == "__main__":
             )
         )
     else:
-        print(json.dumps(scores(asked.misses), indent=1))
+        from tests import eval_reports
+
+        print(json.dumps({"check_report": eval_reports.scores(), **scores(asked.misses)}, indent=1))

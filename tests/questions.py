@@ -70,7 +70,8 @@ def treatment(answer: Answer) -> None:
     text = said(answer)
     for words in ("60 Gy", "30 fractions", "temozolomide", "75 mg/m²", "maintenance", "MGMT", "tumour board"):
         assert words in text, words
-    (rule,) = [e for e in answer["evidence"] if e["kind"] == "rule"]
+    rule, *weighed = [e for e in answer["evidence"] if e["kind"] == "rule"]
+    assert weighed and all(w["title"].startswith("For and against: ") for w in weighed)
     assert rule["value"]["category"] == "60 Gy/30 + TMZ"
     inputs = {"age_years": 58, "kps": 90, "idh_status": "wildtype", "mgmt_status": "methylated"}
     assert rule["source"]["inputs"] == inputs

@@ -41,7 +41,7 @@ class FollowUpTool(CaseTool):
     gives: ClassVar[list[Kind]] = [Kind.REPORT, Kind.RULE]
     card: ClassVar[Card] = Card(
         intended_use="A list against forgotten follow-ups.",
-        accuracy="Scored on written reports in five languages (docs/figures/eval.json, field_work.follow_up).",
+        accuracy="Scored on written reports in five languages (docs/figures/field-work.json.follow_up).",
         limits="An examination of the same part by the same modality counts as the follow-up, whatever it was done for; one done elsewhere isn't known.",
     )  # fmt: skip
     cost: ClassVar[Cost] = Cost(seconds=0.1)

@@ -150,8 +150,9 @@ def _all_calls(asked: Understanding, case: dict[str, Any] | None, tools: Sequenc
     joined = _third_parties(asked, tools, {c.tool for c in calls})
     if calls or joined:
         return _after_needs([*calls, *joined], asked, tools)
-    general = ("search_guidelines", "apply_guideline", "differential_diagnosis", "imaging_signs", "education_quiz")
-    scored = {t: s for t, s in asked.tools.items() if case is not None or t in general}
+    general = ("search_guidelines", "apply_guideline", "differential_diagnosis", "imaging_signs")
+    own = set(OWN_WORK.values())  # work of its own is done where it is asked for in words, never for likeness
+    scored = {t: s for t, s in asked.tools.items() if t not in own and (case is not None or t in general)}
     best = sorted(((s, t) for t, s in scored.items() if s >= SIMILAR), reverse=True)[:2]
     best = best or sorted(((s, t) for t, s in scored.items() if s >= NEAR), reverse=True)[:1]
     return _after_needs([Call(t, _arguments(t, asked)) for _, t in best if t != "apply_guideline"], asked, tools)

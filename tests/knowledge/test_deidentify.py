@@ -1,6 +1,7 @@
 """De-identified copies: nobody in the header or the pixels, the same pseudonyms every time, faces off, and the way back by the vault."""
 
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def telling() -> bytes:
 def test_nobody_is_left_in_the_header(archive: Archive, name: str) -> None:
     (study,) = archive.add([Incoming("a", telling())]).studies
     (one,) = exported(archive, study.id, name)
-    raw = saved(one).lower()
+    raw = re.sub(rb"2\.25\.\d+", b"", saved(one).lower())  # new UIDs are random digits
     for word in (
         b"muster",
         b"erika",
@@ -135,7 +136,7 @@ def test_real_headers_and_burned_in_names(archive: Archive) -> None:
         for name in ("basic", "research"):
             (one,) = exported(archive, study.id, name)
             assert header.left_behind(one, words) == []
-            raw = saved(one).lower()
+            raw = re.sub(rb"2\.25\.\d+", b"", saved(one).lower())  # new UIDs are random digits
             assert not [w for w in long if w in raw]
             if study.modalities == ["CT"]:  # the one with text in it
                 picture = np.clip(one.pixel_array.astype(float) / one.pixel_array.max() * 255, 0, 255).astype(np.uint8)

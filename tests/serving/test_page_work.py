@@ -21,6 +21,7 @@ def data(data_with_sample: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="chromium isn't installed (Debian package chromium)")
 async def test_drafts_checks_teaching_and_follow_ups(data: Path, tmp_path: Path) -> None:
     from playwright.async_api import async_playwright, expect

@@ -102,6 +102,7 @@ def test_a_disk_that_takes_nothing_is_a_507(client: TestClient, monkeypatch: pyt
     assert client.get("/v1/studies").json() == []
 
 
+@pytest.mark.slow
 def test_export_audit_and_reidentify_by_command(tmp_path: Path) -> None:
     data = ["--data", str(tmp_path / "data")]
     (tmp_path / "a.dcm").write_bytes(dicom_series(np.ones((8, 8, 1), np.uint16), np.eye(4), patient_id="CLI-1")[0])

@@ -49,7 +49,7 @@ class DifferentialDiagnosis(CaseTool):
     gives: ClassVar[list[Kind]] = [Kind.RULE, Kind.FINDING, Kind.REPORT, Kind.RECORD]
     card: ClassVar[Card] = Card(
         intended_use="A ranked list to think with; tissue and a reader decide.",
-        accuracy="Scored on written vignettes (docs/figures/eval.json, field_work.differential); never on patients.",
+        accuracy="Scored on written vignettes (docs/figures/field-work.json.differential); never on patients.",
         limits="Points, not probabilities. Facts are from compilations that were read, and from field knowledge that is marked as unchecked. Entities outside "
         "the knowledge base aren't thought of.",
     )  # fmt: skip

@@ -54,7 +54,7 @@ class CheckReport(CaseTool):
     gives: ClassVar[list[Kind]] = [Kind.REPORT, Kind.FINDING, Kind.MEASUREMENT, Kind.RECORD, Kind.RULE]
     card: ClassVar[Card] = Card(
         intended_use="Points of a report that its author should look at again before signing.",
-        accuracy="Scored by kind on reports with planted errors, beside a plain rule list: docs/figures/eval.json (field_work.check_report).",
+        accuracy="Scored by kind on reports with planted errors, beside a plain rule list: docs/figures/field-work.json (check_report).",
         limits="It reads words by patterns in five languages and sees on images what the image tools see. An error that contradicts nothing isn't found; "
         "a point isn't always an error.",
     )  # fmt: skip

@@ -76,7 +76,7 @@ class DraftReport(CaseTool):
     gives: ClassVar[list[Kind]] = [Kind.FINDING, Kind.MEASUREMENT, Kind.REPORT, Kind.RECORD, Kind.RULE]
     card: ClassVar[Card] = Card(
         intended_use="A first version of a report for a person to check, complete and sign.",
-        accuracy="Every sentence holds against its evidence (docs/figures/eval.json, field_work); what it doesn't know is left open by name.",
+        accuracy="Every sentence holds against its evidence (docs/figures/field-work.json); what it doesn't know is left open by name.",
         limits="It sees what the image tools measure and what is written down, nothing else: normal findings are never written on its own account.",
     )  # fmt: skip
     cost: ClassVar[Cost] = Cost(seconds=10, memory_mb=2000)

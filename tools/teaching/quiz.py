@@ -51,14 +51,14 @@ class EducationQuiz(CaseTool):
     )
     args_schema: type[BaseModel] = QuizArguments
     asks: ClassVar[list[str]] = [
-        "Quiz me on GBM imaging using this case", "Test me on lung nodules", "Teach me about ring enhancement", "Ask me questions about this MRI",
+        "Quiz me on GBM imaging using this case", "Test my knowledge of this subject", "Teach me with this case", "Ask me questions about this MRI",
         "Give me an exam question for residents", "Start a teaching session", "Quiz me on breast ultrasound as a student",
     ]  # fmt: skip
     needs: ClassVar[Needs] = Needs(case=False)
     gives: ClassVar[list[Kind]] = [Kind.RULE, Kind.FINDING, Kind.MEASUREMENT, Kind.RECORD, Kind.GUIDELINE]
     card: ClassVar[Card] = Card(
         intended_use="Practice for learners; no examination.",
-        accuracy="Grading scored on written answers (docs/figures/eval.json, field_work.quiz).",
+        accuracy="Grading scored on written answers (docs/figures/field-work.json.quiz).",
         limits="A point is found by its words, so that an unusual wording may be missed; the explanation shows every point. No teacher reviewed the items.",
     )  # fmt: skip
     cost: ClassVar[Cost] = Cost(seconds=4, memory_mb=2000)
