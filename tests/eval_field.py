@@ -7,6 +7,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import yaml
 
 from agent import grounding
@@ -21,12 +23,17 @@ from knowledge.records.model import Report
 from knowledge.records.search import RecordSearch
 from knowledge.reporting.drafts import By
 from knowledge.studies.archive import Archive
+from knowledge.studies.intake import Hints
 from knowledge.studies.model import Study, StudySource
+from knowledge.studies.unpack import Incoming, from_bytes
 from knowledge.teaching.items import item
 from tests.eval_reports import wilson
 from tools.base import Bench, Resources
+from tools.considerations import considered
+from tools.diagnosis.measured import crosses_midline, ring_enhancement, t2_flair_mismatch
 from tools.diagnosis.observations import observe
 from tools.models.catalogue import Catalogue
+from tools.models.masks import Segmentation
 from tools.registry import tool_types
 from tools.teaching.grading import grade
 
@@ -116,10 +123,117 @@ def drafts() -> dict[str, Any]:
         return {"sentences_carried": _share(carried, n)}
 
 
+def _ball(shape: tuple[int, int, int], centre: np.ndarray, radius: float) -> np.ndarray:
+    return np.asarray(radius**2 >= ((np.indices(shape).T - centre) ** 2).sum(-1).T)
+
+
+def measured_signs(n: int = 20, seed: int = 0) -> dict[str, Any]:
+    """Made lesions in made heads, `n` that show each measured sign and `n` that don't, with noise and changing size: how often each is told right."""
+    random = np.random.default_rng(seed)
+    bundle = Catalogue().bundles["brain_mri_glioma"]
+    regions = {r.name: r.labels for r in bundle.card.regions}
+    bright = regions["enhancing tumour"][0]
+    dull = next(v for v in regions["tumour core"] if v != bright)
+    shape = (64, 72, 56)
+    told: dict[str, list[bool]] = {
+        f"{sign} {side}": [] for sign in ("ring", "mismatch", "midline") for side in ("shown", "not shown")
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Archive(Path(folder) / "archive")
+        for number in range(2 * n):
+            shown = number < n
+            radius = float(random.uniform(9, 13))
+            centre = np.array([random.uniform(18, 22), random.uniform(30, 42), random.uniform(24, 32)])
+            person = f"P{number}"
+            head = (((np.indices(shape).T - np.array([32, 36, 28])) / np.array([28, 33, 25])) ** 2).sum(-1).T <= 1
+            lesion = _ball(shape, centre, radius)
+            for name in ("T2", "FLAIR"):
+                image = np.where(head, 400 + 40 * random.standard_normal(shape), 0)
+                image[lesion & head] = 700 + 40 * random.standard_normal((lesion & head).sum())
+                inside = _ball(shape, centre, radius - 4) & head
+                if name == "FLAIR" and shown:
+                    image[inside] = 390 + 40 * random.standard_normal(inside.sum())
+                made = nib.Nifti1Image(image.astype(np.float32), np.diag([-1.0, -1.0, 1.0, 1.0]))
+                archive.add(
+                    from_bytes(f"{name.lower()}.nii.gz", made.to_bytes()),
+                    Hints(patient_id=person, study_date="2026-01-01", modality="MR", body_part="BRAIN"),
+                )
+            case = open_case(archive, person)
+            bench = Bench(None, case)
+            study = case.studies[0]
+            series = next(q for q in study.series if q.sequence == "FLAIR")
+            volume = case.volume(series)
+            mask = np.zeros(volume.array.shape, np.uint8)
+            mask[lesion & head] = dull
+
+            def done(labels: np.ndarray, study: Study = study, series: Any = series, volume: Any = volume) -> Segmentation:
+                return Segmentation(
+                    study, series, bundle, volume.like(labels), None, None, volume, "/v1/x", False, ["FLAIR", "T1", "T1c", "T2"]
+                )
+
+            flair = t2_flair_mismatch(bench, done(mask))
+            told[f"mismatch {'shown' if shown else 'not shown'}"].append(flair is not None and flair.present is shown)
+            ring = mask.copy()
+            rim = lesion & head & ~_ball(shape, centre, radius - 3)
+            side = np.indices(shape)[0] < (100 if shown else centre[0] - radius * random.uniform(0.0, 0.6))
+            ring[rim & side] = bright
+            found = ring_enhancement(bench, done(ring))
+            told[f"ring {'shown' if shown else 'not shown'}"].append(found is not None and found.present is shown)
+            moved = mask.copy()
+            if shown:
+                moved[_ball(shape, np.array([32.0, centre[1], centre[2]]), radius) & head] = dull
+            across = crosses_midline(bench, done(moved))
+            told[f"midline {'shown' if shown else 'not shown'}"].append(across is not None and across.present is shown)
+    return {k: _share(sum(v), len(v)) for k, v in told.items()}
+
+
+def options(misses: bool = False) -> dict[str, Any]:
+    """Written records: whether what speaks for and against the option that a rule names is found, and nothing else."""
+    right = 0
+    rows = DATA["treatment"]
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Archive(Path(folder) / "archive")
+        for number, (advice, inputs, record, wanted) in enumerate(rows):
+            person = f"P{number}"
+            base = {"subject": {"reference": "Patient/p"}, "patient": {"reference": "Patient/p"}}
+            entries = [{"resourceType": "Patient", "id": "p", "identifier": [{"value": person}], "birthDate": "1960-01-01"}, *(
+                {**r, **base, "id": f"r{n}"} for n, r in enumerate(_resources(record)))]  # fmt: skip
+            bundle = {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": r} for r in entries]}
+            archive.add([Incoming("b.json", json.dumps(bundle).encode())], Hints(patient_id=person))
+            told, _, _ = considered(open_case(archive, person), "gbm_mgmt_stupp", advice, inputs)
+            got = {(p["effect"], p["say"].split(":")[0].split(" (")[0]) for f in told for p in f.value["points"]}
+            good = got == {(e, s) for e, s in wanted}
+            right += good
+            if misses and not good:
+                print(f"  treatment {advice}: wanted {wanted}, got {sorted(got)}")
+    return {"right": _share(right, len(rows))}
+
+
+def _resources(record: dict[str, Any]) -> list[dict[str, Any]]:
+    active = {"clinicalStatus": {"coding": [{"code": "active"}]}}
+    found = [
+        {"resourceType": "Condition", "code": {"text": c}, "recordedDate": "2026-01-01", **active}
+        for c in record.get("conditions", [])
+    ]
+    found += [
+        {"resourceType": "AllergyIntolerance", "code": {"text": a}, "recordedDate": "2026-01-01"}
+        for a in record.get("allergies", [])
+    ]
+    found += [{"resourceType": "MedicationStatement", "status": "active", "medicationCodeableConcept": {"text": m}, "effectiveDateTime": "2026-01-01"}
+              for m in record.get("medication", [])]  # fmt: skip
+    found += [
+        {"resourceType": "Procedure", "status": "completed", "code": {"text": p}, "performedDateTime": "2025-01-01"}
+        for p in record.get("procedures", [])
+    ]
+    found += [{"resourceType": "Observation", "status": "final", "code": {"text": n}, "effectiveDateTime": "2026-01-01",
+               "valueQuantity": {"value": v, "unit": u, "code": u, "system": "http://unitsofmeasure.org"}} for n, v, u in record.get("labs", [])]  # fmt: skip
+    return found
+
+
 def scores(misses: bool = False) -> dict[str, Any]:
     halves = ("seen", "held")
     return {"differential": {h: differential(h, misses) for h in halves}, "follow_up": {h: followup(h, misses) for h in halves},
-            "quiz": {h: grading(h, misses) for h in halves}, "drafts": drafts()}  # fmt: skip
+            "quiz": {h: grading(h, misses) for h in halves}, "signs_on_phantoms": measured_signs(), "treatment": options(misses), "drafts": drafts()}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from knowledge.case import Case
 from knowledge.evidence import Fact, Kind, Origin, RuleRef
 from knowledge.records.model import RecordItem
 from knowledge.records.reports import cut
-from knowledge.records.units import convert
+from knowledge.records.units import convert, ucum
 from knowledge.treatment.library import Look, Treatment, treatments
 from tools.base import Missing
 from tools.conflicts import quoted
@@ -60,7 +60,7 @@ def _looked(case: Case, treatment: Treatment, inputs: dict[str, Any]) -> Iterato
                 yield look, None
         elif look.kind == "lab":
             item = next((i for i in case.items if re.search(look.item, i.name, re.I) and isinstance(i.value, int | float)), None)
-            value = convert(float(item.value), item.unit, look.unit or "1") if item is not None else None
+            value = convert(float(item.value), item.unit, ucum(look.unit)) if item is not None else None
             if item is not None and value is not None and look.holds(value):
                 yield look, record_fact(item, case)
         else:

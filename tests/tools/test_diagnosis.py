@@ -15,7 +15,7 @@ from knowledge.evidence import Kind
 from knowledge.studies.archive import Archive
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import from_bytes
-from tests.eval_field import differential
+from tests.eval_field import differential, measured_signs
 from tools.base import Bench, Resources
 from tools.diagnosis.measured import MEASURES, crosses_midline, ring_enhancement, t2_flair_mismatch
 from tools.errors import NotApplicable, TryAgain
@@ -217,3 +217,7 @@ def test_sources_that_differ_are_named(resources: Resources, archive: Archive) -
     reply = tool_types()["differential_diagnosis"].bound(Bench(resources, open_case(archive, "P"))).reply({"organ": "brain"})
     told = next(f for f in reply.facts if f.title == "What each source says")
     assert told.value["agree"] is False and "They don't agree" in told.statement and "metastasis, probable" in told.statement
+
+
+def test_signs_are_told_right_on_made_heads() -> None:
+    assert all(share["value"] >= 0.8 for share in measured_signs(n=5).values())

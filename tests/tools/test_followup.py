@@ -11,7 +11,7 @@ from knowledge.studies.archive import Archive
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import Incoming, from_bytes
 from knowledge.treatment.library import treatments
-from tests.eval_field import followup
+from tests.eval_field import followup, options
 from tools.base import Bench, Resources
 from tools.registry import tool_types
 
@@ -97,3 +97,7 @@ def test_without_a_case_only_the_rule_answers(resources: Resources) -> None:
 def test_what_the_patient_wants_is_missing_where_nobody_wrote_it(bench: Bench) -> None:
     reply = tool_types()["apply_guideline"].bound(bench).reply({"guideline": "gbm_mgmt_stupp"})
     assert "what the patient wants" in [m.what for m in reply.missing]
+
+
+def test_written_records_give_the_points_that_their_writer_expects() -> None:
+    assert options(misses=True)["right"]["value"] >= 0.9
