@@ -1,10 +1,12 @@
 """Engines: SQLite in WAL mode by default, any SQLAlchemy URL by setting."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import StaticPool
 
 T = TypeVar("T")
 
@@ -13,6 +15,18 @@ def batches(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
     """`values` in runs that a statement's IN (…) takes."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+def opened(where: Path | str | None, tables: type[DeclarativeBase]) -> Engine:
+    """An engine with `tables` on a database URL, in a file, or (None) in memory alone, for what runs without a server."""
+    if where is None:
+        engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        tables.metadata.create_all(engine)
+        return engine
+    if isinstance(where, Path):
+        where.parent.mkdir(parents=True, exist_ok=True)
+        where = f"sqlite:///{where}"
+    return engine_of(where, tables)
 
 
 def engine_of(url: str, tables: type[DeclarativeBase], migrate: Callable[[Engine], object] | None = None) -> Engine:

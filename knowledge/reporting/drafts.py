@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import JSON, String, create_engine, select
+from sqlalchemy import JSON, String, delete, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.pool import StaticPool
 
-from knowledge.database import engine_of
+from knowledge.database import opened
 from knowledge.errors import KnowledgeError, NotFound
 from knowledge.evidence import Fact, Frozen
 from knowledge.records.model import Report
@@ -130,11 +129,7 @@ class DraftStore:
     """Every version of every draft. `where`: a database URL or a file; None: memory alone (for tools run without a server)."""
 
     def __init__(self, where: Path | str | None = None) -> None:
-        if where is None:
-            self.engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-            _Base.metadata.create_all(self.engine)
-        else:
-            self.engine = engine_of(where if isinstance(where, str) else _file(where), _Base)
+        self.engine = opened(where, _Base)
 
     def add(self, draft: Draft) -> Draft:
         """Keep a new draft, or a new version of one."""
@@ -197,9 +192,11 @@ class DraftStore:
             raise NotSignable("a signed report isn't deleted", "delete the study to delete all that derives from it")
         self._drop(_Row.id == draft_id)
 
-    def forget_study(self, study_id: str) -> None:
-        """Forget every draft on a study that is deleted."""
+    def forget_study(self, study_id: str, patient_id: str) -> None:
+        """Forget every draft on a study that is deleted, and the patient's checks: they quote what was found on it."""
         self._drop(_Row.study_id == study_id)
+        with Session(self.engine) as session, session.begin():
+            session.execute(delete(_Checked).where(_Checked.patient_id == patient_id))
 
     def keep_check(self, checked: CheckedReport) -> CheckedReport:
         """Keep what a check found; the text too, so that its spans open."""
@@ -217,13 +214,7 @@ class DraftStore:
 
     def _drop(self, which: Any) -> None:
         with Session(self.engine) as session, session.begin():
-            for row in session.scalars(select(_Row).where(which)):
-                session.delete(row)
-
-
-def _file(path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{path}"
+            session.execute(delete(_Row).where(which))
 
 
 def new_id(prefix: str = "d") -> str:

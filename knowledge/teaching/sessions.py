@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import JSON, String, create_engine, select
+from sqlalchemy import JSON, String, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.pool import StaticPool
 
-from knowledge.database import engine_of
+from knowledge.database import opened
 from knowledge.errors import NotFound
 from knowledge.evidence import Frozen
 from knowledge.reporting.drafts import now
@@ -32,7 +31,6 @@ class TeachingSession(Frozen):
     learner: str
     level: Level
     topic: str | None
-    patient_id: str | None
     created: str
     current: Item | None = None
     queue: list[Item] = Field(default_factory=list)
@@ -57,13 +55,7 @@ class TeachingStore:
     """Every session. `where`: a database URL or a file; None: memory alone."""
 
     def __init__(self, where: Path | str | None = None) -> None:
-        if where is None:
-            self.engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-            _Base.metadata.create_all(self.engine)
-        else:
-            if isinstance(where, Path):
-                where.parent.mkdir(parents=True, exist_ok=True)
-            self.engine = engine_of(where if isinstance(where, str) else f"sqlite:///{where}", _Base)
+        self.engine = opened(where, _Base)
 
     def keep(self, session: TeachingSession) -> TeachingSession:
         """Keep a session as it stands."""
@@ -92,8 +84,6 @@ class TeachingStore:
         return {a.key: a.score for s in self.of_learner(learner) for a in s.answered}
 
 
-def new_session(learner: str, level: Level, topic: str | None, patient_id: str | None) -> TeachingSession:
+def new_session(learner: str, level: Level, topic: str | None) -> TeachingSession:
     """An empty session."""
-    return TeachingSession(
-        id=f"q_{uuid.uuid4().hex[:16]}", learner=learner, level=level, topic=topic, patient_id=patient_id, created=now()
-    )
+    return TeachingSession(id=f"q_{uuid.uuid4().hex[:16]}", learner=learner, level=level, topic=topic, created=now())

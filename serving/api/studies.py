@@ -203,8 +203,9 @@ def show_study(house: HouseDep, who: Caller, study_id: str) -> Study:
     "/v1/studies/{study_id}", status_code=204, operation_id="delete_study", summary="Delete a study and what derives from it"
 )
 def delete_study(house: HouseDep, who: Caller, study_id: str) -> None:
+    patient_id = house.archive.study(study_id).patient_id
     house.archive.delete(study_id, who)
-    house.resources.drafts.forget_study(study_id)
+    house.resources.drafts.forget_study(study_id, patient_id)
     house.viewer.forget()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.assistant import Assistant
-from agent.planner.steps import pasted
+from agent.planner.arguments import pasted
 from knowledge import sample
 
 PLANS = {

@@ -69,10 +69,10 @@ def test_a_draft_is_edited_signed_exported_and_joins_the_reports(client: TestCli
 
 
 def test_what_derives_from_a_study_goes_with_it(client: TestClient) -> None:
-    name = made_by(client, "draft_report")
+    name, check = made_by(client, "draft_report"), made_by(client, "check_report", text="FINDINGS: No mass.")
     study = client.get("/v1/studies", params={"patient_id": sample.PATIENT_ID}).json()[0]["id"]
     assert client.delete(f"/v1/studies/{study}").status_code == 204
-    assert client.get(f"/v1/drafts/{name}").status_code == 404
+    assert client.get(f"/v1/drafts/{name}").status_code == 404 and client.get(f"/v1/checks/{check}").status_code == 404
 
 
 def test_an_unsigned_draft_can_be_thrown_away(client: TestClient) -> None:

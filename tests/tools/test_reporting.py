@@ -87,7 +87,7 @@ def test_versions_are_kept_and_a_signed_report_stays(bench: Bench) -> None:
         with pytest.raises(NotSignable):
             change()
     assert [d.version for d in store.versions(draft.id)] == [1, 2, 3] and store.get(draft.id, 1) == draft
-    store.forget_study(draft.study_id or "")
+    store.forget_study(draft.study_id or "", draft.patient_id)
     with pytest.raises(NotFound):
         store.get(draft.id)
 

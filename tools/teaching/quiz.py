@@ -91,7 +91,7 @@ class EducationQuiz(CaseTool):
         scores = self.bench.resources.teaching.scores(asked.learner)
         near = sorted((i for i in items().values() if topic in (None, i.topic)), key=lambda i: (
             scores.get(i.key, WEAK) >= WEAK, i.key in scores, abs(LEVELS.index(i.level) - LEVELS.index(level)), i.key))  # fmt: skip
-        session = new_session(asked.learner, level, topic, case.patient.id if case is not None else None)
+        session = new_session(asked.learner, level, topic)
         return _next(session.model_copy(update={"queue": [*queue, *near][: max(LENGTH, len(queue))]}))
 
     def _asked(self, session: TeachingSession, facts: list[Fact], said: list[Said]) -> Reply:
