@@ -202,8 +202,21 @@ def _person(draft: Draft) -> str | None:
 def _headers(draft: Draft, study: Study | None) -> list[Any]:
     """A data set for each series that the draft stands on, with what identifies patient, study and instances."""
     from pydicom import Dataset
-    from pydicom.uid import MRImageStorage
+    from pydicom.uid import (
+        CTImageStorage,
+        MRImageStorage,
+        PositronEmissionTomographyImageStorage,
+        SecondaryCaptureImageStorage,
+        UltrasoundImageStorage,
+    )
 
+    classes = {
+        "MR": MRImageStorage,
+        "CT": CTImageStorage,
+        "US": UltrasoundImageStorage,
+        "PT": PositronEmissionTomographyImageStorage,
+    }
+    kinds = {q.series_uid: q for q in study.series} if study is not None else {}
     if study is None or not study.study_instance_uid:
         raise Refused("this report stands on no DICOM study", "export it as text, PDF, DOCX or FHIR")
     uids = {u: f.source.series_uid for f in draft.facts if isinstance(f.source, ImageRef) and f.source.study_id == study.id
@@ -218,7 +231,9 @@ def _headers(draft: Draft, study: Study | None) -> list[Any]:
         one.PatientID, one.PatientName = study.patient_id, ""
         one.PatientBirthDate, one.PatientSex, one.StudyID, one.AccessionNumber, one.ReferringPhysicianName = "", "", "", "", ""
         one.StudyInstanceUID, one.SeriesInstanceUID, one.SOPInstanceUID = study.study_instance_uid, series, instance
-        one.SOPClassUID = MRImageStorage
+        of = kinds.get(series)
+        told = str(of.header.get("SOPClassUID") or "") if of is not None else ""
+        one.SOPClassUID = told or classes.get(of.modality if of is not None else "", SecondaryCaptureImageStorage)
         one.StudyDate, one.StudyTime = (study.date or "").replace("-", ""), ""
         found.append(one)
     return found
