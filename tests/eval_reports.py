@@ -29,7 +29,7 @@ from tools.reporting.checks.model import Context, Issue
 from tools.reporting.gathering import on_images
 
 DATA = Path(__file__).parent / "data"
-HALVES = {"seen": "reports_seen.yaml", "held": "reports_held.yaml"}
+HALVES = {"seen": "reports_seen.yaml", "held": "reports_held.yaml", "last": "reports_last.yaml"}
 KIN = {"unit": {"size"}, "size": {"unit", "copied"}, "unaddressed": {"contradiction"}, "copied": {"size"}, "patient": set(), "record": set(),
        "recommendation": set(), "contradiction": {"side", "count"}, "side": {"contradiction"}, "count": {"contradiction"}}  # fmt: skip
 """Kinds that name the same error in another way (12 cm for 12 mm is a unit and a size)."""

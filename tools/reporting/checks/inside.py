@@ -18,7 +18,7 @@ ROUNDING = 0.1
 def sides(context: Context) -> Iterator[Issue]:
     """A finding whose side in the conclusion isn't the one before it."""
     for closing in _there(context.closing):
-        if not _one_sided(closing):
+        if not _one_sided(closing) or closing.finding == "midline shift":  # whose direction isn't the side of what causes it
             continue
         same = [m for m in _there(context.opening) if m.may_be(closing) and m.sides]
         sized = [m for m in same if any(_same_size(a, b) for a in m.sizes for b in closing.sizes)]
