@@ -19,7 +19,10 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("question", PLANS)
+LONG = {"Draft a tumour board summary", "Teach me about this case as a resident"}
+
+
+@pytest.mark.parametrize("question", [pytest.param(q, marks=pytest.mark.slow) if q in LONG else q for q in PLANS])
 async def test_each_kind_of_work_is_planned_and_answered(assistant: Assistant, question: str) -> None:
     conversation = assistant.open(sample.PATIENT_ID, None)
     answer = await assistant.ask(conversation.id, question)

@@ -245,6 +245,7 @@ def test_a_few_voxels_and_the_scale_of_grey_values_decide_nothing(bench: Bench) 
     assert volume(plain * 3.3) == pytest.approx(volume(plain), rel=0.002)
 
 
+@pytest.mark.slow
 def test_a_series_read_in_another_plane_opens_at_a_slice_that_shows_the_finding(
     bench: Bench, resources: Resources, archive: Archive, case: Case
 ) -> None:

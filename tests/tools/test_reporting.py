@@ -160,6 +160,7 @@ def on_dicom(resources: Resources, tmp_path_factory: pytest.TempPathFactory) -> 
     return drafted(Bench(resources, case))[1], case
 
 
+@pytest.mark.slow
 def test_a_draft_compares_with_the_study_before(on_two: Draft) -> None:
     words = " ".join(s.text for s in on_two.sentences)
     assert "Compared with MR of 2024-01-15 (S1)." in words and "Volume: " in words
