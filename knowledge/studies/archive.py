@@ -385,6 +385,10 @@ class Archive:
             raise NotFound("there is no such series", "show the study")
         return self.root / "derived" / series_id
 
+    def patients_with_reports(self) -> list[str]:
+        with Session(self.engine) as session:
+            return list(session.scalars(select(ReportRow.patient_id).distinct().order_by(ReportRow.patient_id)))
+
     def reports(self, patient_id: str) -> list[Report]:
         with Session(self.engine) as session:
             rows = session.scalars(select(ReportRow).where(ReportRow.patient_id == patient_id).order_by(ReportRow.number))

@@ -62,7 +62,7 @@ def of_archive(
 ) -> Page:
     """Overdue ones by default, most overdue first."""
     day = as_of or _today()
-    found = [f for p in house.archive.patient_ids() for f in _of(house, p, day) if f.status == status]
+    found = [f for p in house.archive.patients_with_reports() for f in _of(house, p, day) if f.status == status]
     found.sort(key=lambda f: f.due or "")
     part = found[start : start + PAGE]
     return Page(
