@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from knowledge.case import open_case
 from knowledge.evidence import Frozen
 from knowledge.records.followups import FollowUp, Status, follow_ups
 from serving.api.deps import Caller, HouseDep
@@ -71,8 +70,10 @@ def of_archive(
 
 
 def _of(house: House, patient_id: str, day: date) -> Iterator[ShownFollowUp]:
-    case = open_case(house.archive, patient_id)
-    yield from (_shown(patient_id, f) for f in follow_ups(case.reports, case.studies, day))
+    house.archive.patient(patient_id)
+    reports = house.archive.reports(patient_id)
+    if follow_ups(reports, [], day):  # studies are read only where something is recommended
+        yield from (_shown(patient_id, f) for f in follow_ups(reports, house.archive.studies(patient_id), day))
 
 
 def _shown(patient_id: str, one: FollowUp) -> ShownFollowUp:
