@@ -239,6 +239,9 @@ def ask(
             typer.echo(f"written: {write_page(house, question, answer, out)}", err=True)
     typer.echo(answer.model_dump_json() if as_json else answer.text)
     if not as_json:
+        for made in [s.made for s in answer.plan if s.made is not None]:
+            kept = f"; it opens on the page, and at /v1/{made.kind}s/{made.id}" if data and made.kind != "quiz" else ""
+            typer.echo(f"\n{made.kind.capitalize()} {made.id}: {made.title}{kept}")
         typer.echo("\nEvidence:")
         for evidence in answer.evidence:
             typer.echo(f"  [{evidence.id}] {evidence.kind}: {evidence.statement}")

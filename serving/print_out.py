@@ -18,7 +18,7 @@ figcaption{font-size:.85rem}.note{background:#fff3d6;padding:.5rem .75rem}a{colo
 small{color:#555}</style></head><body>
 <p class="note">Research use only; not a medical device.</p>
 <h1>{{ question }}</h1>
-{% if answer.abstained %}<p><strong>{{ answer.text.split("\\n\\n")[0] }}</strong></p>{% endif %}
+{% if answer.lead or answer.abstained %}<p><strong>{{ answer.lead or answer.text.split("\\n\\n")[0] }}</strong></p>{% endif %}
 {% for s in answer.statements %}<p>{{ s.text }} {% for i in s.evidence %}<a href="#{{ i }}">[{{ i }}]</a> {% endfor %}</p>{% endfor %}
 {% if answer.missing %}<h2>Missing</h2><ul>{% for m in answer.missing %}<li>{{ m.what }}: {{ m.why }}.
 With it: {{ m.would_change }}.</li>{% endfor %}</ul>{% endif %}
