@@ -121,7 +121,7 @@ class House:
         if base.get("sample"):
             on_it = str(base["date"]) == self.study.date
             return Context(report, self.case, self.study if on_it else None, self.found.of("detect", "segment", "measure") if on_it else [],
-                           frozenset(self.found.facts), priors, self.records, age_years=self.case.age_years, sex=self.case.patient.sex)  # fmt: skip
+                           priors, self.records, age_years=self.case.age_years, sex=self.case.patient.sex)  # fmt: skip
         return Context(report, priors=priors, age_years=base.get("age"), sex=base.get("sex"))
 
 

@@ -51,7 +51,7 @@ def _with_reports(case: Case, fact: Fact, source: ImageRef, written: Sequence[Re
     study = next((s for s in case.studies if s.id == source.study_id), None)
     if study is None or fact.code is None:
         return
-    for report in _reports_of(case, study.date) if written is None else written:
+    for report in reports_near(case, study.date) if written is None else written:
         for sentence in _about_lesions(report):
             if fact.kind is Kind.MEASUREMENT and fact.code.code == LONG_AXIS.code and fact.title == "Longest axial diameter":
                 yield from _size(fact, study.handle, study.date, report, sentence)
@@ -61,7 +61,8 @@ def _with_reports(case: Case, fact: Fact, source: ImageRef, written: Sequence[Re
                 yield from _count(fact, study.handle, report, sentence)
 
 
-def _reports_of(case: Case, day: str | None) -> list[Report]:
+def reports_near(case: Case, day: str | None) -> list[Report]:
+    """Reports that may speak of an examination of that day."""
     return [r for r in case.reports if day and r.date and apart(r.date, day) <= DAYS]
 
 

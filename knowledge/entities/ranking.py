@@ -16,8 +16,6 @@ LACKING = -2.0
 """Points for an entity whose place or cause isn't known to be there."""
 LEAD = 2.0
 """Points by which the first has to lead the second to be called the one that fits best."""
-TIES = 1.0
-"""Entities within this many points of the first fit about as well."""
 
 
 class Argument(Frozen):

@@ -15,7 +15,7 @@ from tools.diagnosis.integrated import beside_each_other, integrated
 from tools.diagnosis.observations import Observed, observe
 from tools.errors import NotApplicable, ToolError
 from tools.recorded import record_fact
-from tools.reporting.gathering import newest_study
+from tools.reporting.gathering import study_of
 
 MOST = 5
 """Entities that are told; the rest stands in the evidence."""
@@ -59,7 +59,7 @@ class DifferentialDiagnosis(CaseTool):
         case = self.bench.case
         study = None
         if case is not None:
-            study = case.study(arguments.study.split(".")[0]) if arguments.study else newest_study(case)
+            study = study_of(case, arguments.study)
         organ = self._organ(arguments, study)
         observed = observe(self.bench, organ, study, arguments.findings)
         classified = self._classified(study) if organ in ("brain", "breast") else None

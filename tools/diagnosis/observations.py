@@ -19,9 +19,6 @@ from tools.diagnosis.measured import Measured, measured, outlined
 from tools.models.masks import image_source
 from tools.recorded import record_fact
 
-HISTORY = ("INDICATION", "", "CONCLUSION", "IMPRESSION", "DIAGNOSIS")
-"""Sections that speak of the patient's history."""
-
 
 @dataclass(frozen=True)
 class Observed:

@@ -17,7 +17,7 @@ from tools.diagnosis.measured import MEASURES, outlined
 from tools.diagnosis.observations import sign_fact
 from tools.errors import TryAgain
 from tools.models.masks import image_source
-from tools.reporting.gathering import newest_study
+from tools.reporting.gathering import study_of
 
 DOCUMENT = f"Consilium knowledge base of imaging signs, version {VERSION}"
 
@@ -59,7 +59,7 @@ class ImagingSigns(CaseTool):
         case = self.bench.case
         study = None
         if case is not None:
-            study = case.study(arguments.study.split(".")[0]) if arguments.study else newest_study(case)
+            study = study_of(case, arguments.study)
         chosen = _chosen(arguments.sign, study)
         facts: list[Fact] = []
         said: list[Said] = []

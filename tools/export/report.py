@@ -6,14 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from knowledge.errors import Refused
-from knowledge.evidence import Coding, Fact, ImageRef, Kind
+from knowledge.evidence import Fact, ImageRef, Kind
 from knowledge.reporting.drafts import Draft
 from knowledge.reporting.templates import PARTS
 from knowledge.studies.model import Patient, Study
-from tools.concepts import SCT
 from tools.reporting.phrases import phrase
-
-RESEARCH = "Research use only."
 
 
 def banner(draft: Draft) -> str:
@@ -102,10 +99,6 @@ def as_docx(draft: Draft, patient: Patient, study: Study | None) -> bytes:
 
 _LOINC = {"MR": ("18755-9", "MR study report"), "CT": ("18747-6", "CT study report"), "US": ("18760-9", "US study report")}
 """LOINC document codes of imaging reports by modality (LOINC 2.x, class RAD); others get 18748-4, diagnostic imaging study."""
-_SNOMED_SIDE = {
-    "left": Coding(system=SCT, code="7771000", display="Left"),
-    "right": Coding(system=SCT, code="24028007", display="Right"),
-}
 
 
 def as_fhir(draft: Draft, patient: Patient, study: Study | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tools.recorded import record_fact
 from tools.reporting.checks import issues
 from tools.reporting.checks.advice import as_report
 from tools.reporting.checks.model import Context, Issue
-from tools.reporting.gathering import Gathered, newest_study, on_images
+from tools.reporting.gathering import Gathered, newest_study, on_images, study_of
 
 CLEAN = "Nothing in the report contradicts itself, the images, earlier reports or the record, as far as that can be checked."
 
@@ -67,7 +67,7 @@ class CheckReport(CaseTool):
         study = _study(case, arguments.study, report)
         found = on_images(self.bench, study, compare=False) if study is not None else Gathered()
         context = Context(
-            report=report, case=case, study=study, image_facts=found.of("detect", "segment", "measure"), looked=frozenset(found.facts),
+            report=report, case=case, study=study, image_facts=found.of("detect", "segment", "measure"),
             priors=[r for r in case.reports if r.id != report.id and r.text.strip() != report.text.strip()],
             records=[record_fact(i, case) for i in case.items[:60]], rules=self.bench.resources.rules, age_years=case.age_years, sex=case.patient.sex,
         )  # fmt: skip
@@ -78,7 +78,7 @@ class CheckReport(CaseTool):
         if arguments.text is not None:
             if not arguments.text.strip():
                 raise TryAgain("the text is empty", "give the report's words, or a handle")
-            study = case.study(arguments.study.split(".")[0]) if arguments.study else newest_study(case)
+            study = study_of(case, arguments.study)
             return as_report(arguments.text, number, case.patient.id, date_of(arguments.text) or (study.date if study else None))
         if arguments.report and arguments.report.startswith("d_"):
             draft = self.bench.resources.drafts.get(arguments.report)

@@ -31,7 +31,7 @@ from tools.concepts import WHOLE_TUMOUR as WHOLE
 from tools.conflicts import quoted
 from tools.errors import NotApplicable, ToolError, TryAgain
 from tools.records import PatientRecord
-from tools.reporting.gathering import Gathered, computed, earlier, indication, newest_study, on_images, organ_of, reports_on
+from tools.reporting.gathering import Gathered, computed, earlier, indication, on_images, organ_of, reports_on, study_of
 from tools.reporting.phrases import phrase, word
 from tools.rules import ApplyGuideline
 from tools.studies import ListStudies
@@ -83,7 +83,7 @@ class DraftReport(CaseTool):
 
     def answer(self, arguments: DraftArguments) -> Reply:
         case = self.bench.required_case
-        study = case.study(arguments.study.split(".")[0]) if arguments.study else newest_study(case)
+        study = study_of(case, arguments.study)
         template = _template(self.bench, arguments.template, study)
         if study is None and template.name != BOARD:
             raise NotApplicable("the case holds no images to report on", "add a study, or ask for a summary for the tumour board")
@@ -94,7 +94,7 @@ class DraftReport(CaseTool):
         )
         board = template.name == BOARD
         draft = writer.draft(
-            indication(case, study) if study else [], arguments.indication, computed(self.bench, study),
+            indication(case, study) if study else [], arguments.indication, computed(self.bench),
             self._of_the_board(case) if board else [],
         )  # fmt: skip
         self.bench.resources.drafts.add(draft)

@@ -4,14 +4,14 @@ import re
 from dataclasses import dataclass, field
 
 from knowledge.case import Case
-from knowledge.evidence import Evidence, Fact, ImageRef, Kind
+from knowledge.evidence import Evidence, Fact, Kind
 from knowledge.records.model import Report
 from knowledge.records.reports import cut
 from knowledge.studies.model import Study
 from tools.base import Bench, CaseTool, Missing
 from tools.classify import Classify
 from tools.compare import CompareStudies
-from tools.conflicts import DAYS, Clash, apart, clashes, quoted
+from tools.conflicts import Clash, quoted, reports_near
 from tools.detect import Detect
 from tools.errors import ToolError
 from tools.measure import Measure
@@ -67,7 +67,7 @@ def earlier(case: Case, study: Study) -> list[Study]:
 
 def reports_on(case: Case, study: Study) -> list[Report]:
     """Reports that are dated as the study is (two weeks to either side)."""
-    return [r for r in case.reports if study.date and r.date and apart(r.date, study.date) <= DAYS]
+    return reports_near(case, study.date)
 
 
 def indication(case: Case, study: Study) -> list[Fact]:
@@ -75,8 +75,8 @@ def indication(case: Case, study: Study) -> list[Fact]:
     return [quoted(r, s) for r in reports_on(case, study) for s in cut(r.text) if s.part == "INDICATION"]
 
 
-def computed(bench: Bench, study: Study | None) -> list[Fact]:
-    """Rules that the conversation has computed, the newest of each; and other facts that it has on this study."""
+def computed(bench: Bench) -> list[Fact]:
+    """Rules that the conversation has computed, the newest of each."""
     rules: dict[str, Fact] = {}
     for one in bench.known():
         if one.kind is Kind.RULE:
@@ -84,25 +84,20 @@ def computed(bench: Bench, study: Study | None) -> list[Fact]:
     return list(rules.values())
 
 
-def on_this(facts: list[Fact], study: Study) -> list[Fact]:
-    """The facts that were taken on this study."""
-    return [f for f in facts if isinstance(f.source, ImageRef) and f.source.study_id == study.id]
-
-
 def as_fact(one: Evidence) -> Fact:
     """An evidence without its number."""
     return Fact.model_validate(one.model_dump(exclude={"id", "href"}))
+
+
+def study_of(case: Case, handle: str | None) -> Study | None:
+    """The study that a handle names (S1, or a series of it), or the newest examination. Raises NotFound."""
+    return case.study(handle.split(".")[0]) if handle else newest_study(case)
 
 
 def newest_study(case: Case) -> Study | None:
     """The newest examination that shows the patient."""
     images = [s for s in case.studies if set(s.image_modalities) - {"SR"}]
     return max(images, key=lambda s: s.date or "", default=None)
-
-
-def held_against(case: Case, facts: list[Fact]) -> list[Clash]:
-    """What the case's other sources contradict."""
-    return clashes(case, facts)
 
 
 def organ_of(study: Study) -> str:

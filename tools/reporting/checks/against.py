@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from datetime import date
 
 from knowledge.evidence import Fact, ImageRef
 from knowledge.records.reading import dated, sizes
 from knowledge.records.reports import cut
 from tools.concepts import LESION, WHOLE_TUMOUR
-from tools.conflicts import clashes, quoted
+from tools.conflicts import apart, clashes, quoted
 from tools.reporting.checks.inside import _find
 from tools.reporting.checks.model import Context, Issue
 
@@ -73,7 +72,7 @@ def dates(context: Context) -> Iterator[Issue]:
                 and told not in known
                 and not any(k.startswith(told) for k in known)
             ):
-                nearest = min((k for k in known if not day or k < day), key=lambda k: _apart(k, told), default=None)
+                nearest = min((k for k in known if not day or k < day), key=lambda k: apart(k, told), default=None)
                 if nearest:
                     yield Issue(kind="date", severity="minor", start=place[0], end=place[1], suggestion=nearest,
                                 message=f"The case holds no examination of {told}; the nearest is of {nearest}.")  # fmt: skip
@@ -81,13 +80,6 @@ def dates(context: Context) -> Iterator[Issue]:
 
 def _ahead(text: str) -> bool:
     return bool(re.search(r"\b(follow[\s-]?up|recommend|scheduled|planned|due|appointment|next)\b", text, re.I))
-
-
-def _apart(one: str, other: str) -> int:
-    try:
-        return abs((date.fromisoformat(one[:10]) - date.fromisoformat(other[:10])).days)
-    except ValueError:
-        return 10**6
 
 
 def _place(context: Context, start: int, end: int, told: str) -> tuple[int, int]:

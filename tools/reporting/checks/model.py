@@ -47,8 +47,6 @@ class Context:
     case: Case | None = None
     study: Study | None = None
     image_facts: Sequence[Fact] = ()
-    looked: frozenset[str] = frozenset()
-    """Image tools that were fit for the study and ran."""
     priors: Sequence[Report] = ()
     records: Sequence[Fact] = ()
     rules: RuleBook = field(default_factory=RuleBook)
