@@ -128,3 +128,11 @@ def draft_schema(evidence_ids: list[str]) -> dict[str, Any]:
     if evidence_ids:
         properties = {"statements": {"type": "array", "items": statement, "maxItems": 12}, **properties}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def choice_schema(evidence_ids: list[str]) -> dict[str, Any]:
+    """The JSON schema of a choice of evidence, for a model that is too weak to write: ids that exist, told in their own sentences."""
+    properties: dict[str, Any] = {"abstained": {"type": "boolean"}}
+    if evidence_ids:
+        properties["evidence"] = {"type": "array", "items": {"type": "string", "enum": evidence_ids}, "maxItems": 12}
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}

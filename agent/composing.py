@@ -7,7 +7,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langgraph.runtime import Runtime
 
 from agent import grounding
-from agent.answer import Draft, LeftOut, Statement, draft_schema
+from agent.answer import Draft, LeftOut, Statement, choice_schema, draft_schema
 from agent.asking import Unusable, ask
 from agent.guard import as_data
 from agent.prompts import prompt
@@ -45,9 +45,10 @@ async def check(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
 
 def _request(state: State, turn: Turn) -> HumanMessage:
     rows = [
-        e.model_dump(include={"id", "kind", "title", "statement", "value", "unit", "interval"}) for e in turn.evidence.values()
+        {"id": e.id, **e.model_dump(include={"kind", "title", "statement", "value", "unit", "interval"})}
+        for e in turn.evidence.values()
     ]
-    text = prompt("compose").replace("{evidence}", as_data(rows) or "(none)")
+    text = prompt("choose" if _chooses(turn) else "compose").replace("{evidence}", as_data(rows) or "(none)")
     text = text.replace("{missing}", as_data(state.get("missing", [])) or "(nothing)")
     step = {"step": "compose"}
     if turn.pictures is None or turn.model is turn.fallback:
@@ -58,14 +59,21 @@ def _request(state: State, turn: Turn) -> HumanMessage:
     return HumanMessage(content if slices else text, additional_kwargs=step)
 
 
+def _chooses(turn: Turn) -> bool:
+    """True for a model that is too weak to write: it chooses evidence, which is told in its own sentences."""
+    return turn.chooses and turn.model is not turn.fallback
+
+
 async def _drafted(turn: Turn, messages: list[AnyMessage]) -> tuple[Draft, list[Statement]]:
     """The planner's draft, and its statements that cite what isn't there."""
-    schema = draft_schema(list(turn.evidence))
+    schema = (choice_schema if _chooses(turn) else draft_schema)(list(turn.evidence))
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
     def read(reply: AIMessage) -> tuple[Draft, list[Statement]]:
         try:
             data = json.loads(reply.content if isinstance(reply.content, str) else "")
+            if "statements" not in data and isinstance(data.get("evidence"), list):
+                data["statements"] = [_own_sentence(i, turn) for i in dict.fromkeys(data.pop("evidence"))]
             known, said = set(turn.evidence), data.get("statements", [])
             sound = [s for s in said if s.get("evidence") and set(s["evidence"]) <= known]
             made_up = [
@@ -79,6 +87,10 @@ async def _drafted(turn: Turn, messages: list[AnyMessage]) -> tuple[Draft, list[
         return await ask(turn, lambda model: model.bind(response_format=wanted), messages, read)
     except Unusable:
         return Draft(abstained=True), []
+
+
+def _own_sentence(number: str, turn: Turn) -> dict[str, Any]:
+    return {"text": turn.evidence[number].statement if number in turn.evidence else "?", "evidence": [number]}
 
 
 def _unsound(draft: Draft, turn: Turn) -> list[tuple[Statement, list[str]]]:

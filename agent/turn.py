@@ -32,6 +32,8 @@ class Turn:
     """Takes over where `model` fails."""
     pictures: Callable[[list[Evidence]], list[str]] | None = None
     """Key slices of evidence as data URLs, for a model that sees."""
+    chooses: bool = False
+    """True where `model` only chooses evidence, which is told in its own sentences."""
     seconds: float | None = None
     """Time limit of the answer; None: none."""
     waits: bool = False

@@ -182,5 +182,5 @@ def _premise_found(since: Sequence[BaseMessage]) -> bool:
 
 
 def _evidence(request: BaseMessage) -> dict[str, dict[str, Any]]:
-    rows = [json.loads(line) for line in str(request.content).splitlines() if line.startswith('{"kind"')]
+    rows = [json.loads(line) for line in str(request.content).splitlines() if line.startswith('{"id"')]
     return {r["id"]: r for r in rows}

@@ -1,0 +1,83 @@
+"""What a served model is offered: each tool's arguments narrowed to what this case has, every text and list bounded."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from knowledge.guidelines.rules import RULES
+
+MOST_TEXT = 300
+"""Characters of an argument that names no limit of its own, or a wider one: without a bound a weak model never ends."""
+MOST_ITEMS = 12
+EVIDENCE = r"^E[1-9]\d{0,3}$"
+"""A pattern, not the numbers that exist: the tools stand in front of every prompt, and a changed front can't be taken from vLLM's cache."""
+_HANDLES = {"study": "studies", "series": "series", "values_of": "series", "report": "reports"}
+
+
+def offered(tools: Sequence[Any], inventory: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The OpenAI form of `tools` (each with `described()`), strict, for a case of this inventory. The same case gives the same bytes."""
+    handles = handles_of(inventory)
+    found = []
+    for tool in tools:
+        told = tool.described()
+        parameters = _bounded(told["parameters"], told["parameters"].get("$defs", {}), "", handles)
+        function = {"name": told["name"], "description": told["description"], "parameters": parameters, "strict": True}
+        found.append({"type": "function", "function": function})
+    return found
+
+
+def handles_of(inventory: dict[str, Any] | None) -> dict[str, tuple[str, ...]]:
+    """Handles of the case, by kind."""
+    studies = (inventory or {}).get("studies", [])
+    return {
+        "studies": tuple(s["handle"] for s in studies),
+        "series": tuple(q["handle"] for s in studies for q in s.get("series", [])),
+        "reports": tuple(r["handle"] for r in (inventory or {}).get("reports", [])),
+    }
+
+
+def _bounded(schema: dict[str, Any], defs: dict[str, Any], name: str, handles: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    """The schema with its texts, lists and maps bounded; definitions are put in place, titles and defaults left out."""
+    if "$ref" in schema:
+        schema = defs[schema["$ref"].rsplit("/", 1)[-1]]
+    kept = {k: v for k, v in schema.items() if k not in ("title", "default", "$defs", "description")}
+    if name and "description" in schema:
+        kept["description"] = schema["description"]
+    if "anyOf" in kept:
+        choices = [_bounded(o, defs, name, handles) for o in kept.pop("anyOf") if o.get("type") != "null"]
+        return {**kept, **choices[0]} if len(choices) == 1 else {**kept, "anyOf": choices}
+    if kept.get("type") == "string" and not {"enum", "const", "pattern"} & set(kept):
+        return {**kept, **_text(name, kept, handles)}
+    if kept.get("type") == "array":
+        items = _bounded(kept.get("items", {}), defs, name, handles)
+        return {**kept, "items": items, "maxItems": min(kept.get("maxItems", MOST_ITEMS), MOST_ITEMS)}
+    if isinstance(kept.get("additionalProperties"), dict):
+        text = {"type": "string", "pattern": EVIDENCE} if name == "evidence" else {"type": "string", "maxLength": MOST_TEXT}
+        return {**kept, "additionalProperties": text}
+    if kept.get("additionalProperties") is True:
+        value = {"anyOf": [{"type": "string", "maxLength": 80}, {"type": "number"}, {"type": "boolean"}]}
+        return {**kept, "additionalProperties": value}
+    if "properties" in kept:
+        kept["properties"] = {n: _bounded(p, defs, n, handles) for n, p in kept["properties"].items()}
+    return kept
+
+
+def _text(name: str, schema: dict[str, Any], handles: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    if name == "guideline":
+        return {"enum": rule_names()}
+    kind = "studies" if name == "studies" else _HANDLES.get(name)
+    known = handles[kind] if kind else ()
+    if name == "study" and re.search(r"\bseries\b", schema.get("description", "")):
+        known += handles["series"]
+    if name == "values_of":
+        known += ("same",)
+    if known:
+        return {"enum": list(known)}
+    return {"maxLength": min(schema.get("maxLength", MOST_TEXT), MOST_TEXT)}
+
+
+@lru_cache
+def rule_names() -> list[str]:
+    """Names of the rules in the box."""
+    return sorted(RULES)
