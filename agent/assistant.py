@@ -54,11 +54,12 @@ class Assistant:
 
     def __init__(self, archive: Archive, resources: Resources, memory: Memory, planner: BaseChatModel, planner_ref: PlannerRef,
                  checkpoints: Path | str | None = None, fallback: tuple[BaseChatModel, PlannerRef] | None = None,
-                 seconds: float | None = None) -> None:  # fmt: skip
-        """`checkpoints`: an SQLite file or a PostgreSQL URL; `fallback` takes over where `planner` fails; `seconds` limits an answer."""
+                 seconds: float | None = None, chooses: bool = False) -> None:  # fmt: skip
+        """`checkpoints`: an SQLite file or a PostgreSQL URL; `fallback` takes over where `planner` fails; `seconds` limits an answer;
+        `chooses`: the planner only chooses evidence, which is told in its own sentences."""
         self.archive, self.resources, self.memory = archive, resources, memory
         self.planner, self.planner_ref = planner, planner_ref
-        self._checkpoints, self._fallback, self._seconds = checkpoints, fallback, seconds
+        self._checkpoints, self._fallback, self._seconds, self._chooses = checkpoints, fallback, seconds, chooses
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._saver: Thrifty | None = None
         self._lanes = asyncio.Semaphore(AT_ONCE)
@@ -268,10 +269,10 @@ class Assistant:
                 )
             )
 
-        sees = self.resources.vision is not None and case is not None and self.planner_ref.kind == "llm"
+        vision = self.resources.vision if self.planner_ref.kind == "llm" else None
         turn = Turn(scope=conversation.id, patient_id=conversation.patient_id, model=self.planner, make_tools=make_tools, memory=self.memory,
                     emit=run.tell, fallback=self._fallback[0] if self._fallback else None, seconds=self._seconds,
-                    pictures=(lambda found: key_slices(case, found)) if sees and case is not None else None,
+                    pictures=(lambda found: key_slices(case, found, vision.most)) if vision is not None and case is not None else None, chooses=self._chooses,
                     inventory=inventory, case_key=self._case_key(case, inventory), place=place, waits=self.planner_ref.kind == "llm")  # fmt: skip
         return case, turn
 

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from langgraph.runtime import Runtime
 
@@ -83,8 +84,14 @@ async def _drafted(turn: Turn, messages: list[AnyMessage]) -> tuple[Draft, list[
         except (ValueError, TypeError, AttributeError) as error:
             raise Unusable from error
 
+    tools = turn.make_tools(lambda done, total: None, lambda: False)
+
+    def bound(model: BaseChatModel) -> Any:
+        # The tools stay in front, so that the prompt begins as the plan's did and is found in the server's cache.
+        return model.bind_tools(tools, inventory=turn.inventory, tool_choice="none").bind(response_format=wanted)
+
     try:
-        return await ask(turn, lambda model: model.bind(response_format=wanted), messages, read)
+        return await ask(turn, bound, messages, read)
     except Unusable:
         return Draft(abstained=True), []
 

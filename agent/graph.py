@@ -27,7 +27,7 @@ async def plan(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
         return {"limit": f"{MAX_ROUNDS} rounds"}
     tools = turn.make_tools(lambda done, total: None, lambda: False)
     try:
-        reply = await ask(turn, lambda model: model.bind_tools(tools), state["messages"], _whole)
+        reply = await ask(turn, lambda model: model.bind_tools(tools, inventory=turn.inventory), state["messages"], _whole)
     except Unusable:
         reply = AIMessage("")
     done = {f"{s['tool']} {s['arguments']}" for s in state.get("steps", [])}

@@ -11,7 +11,7 @@ MOST = 4
 """Pictures in one request: vLLM refuses more than it was started for."""
 
 
-def key_slices(case: Case, found: Sequence[Evidence]) -> list[str]:
+def key_slices(case: Case, found: Sequence[Evidence], most: int = MOST) -> list[str]:
     """The slices that `found` points at, each once, as PNG data URLs, in the order of the evidence."""
     spots = list(
         dict.fromkeys(
@@ -20,7 +20,7 @@ def key_slices(case: Case, found: Sequence[Evidence]) -> list[str]:
     )
     series = {q.series_uid: q for s in case.studies for q in s.series if q.is_image}
     urls = []
-    for uid, frame in [s for s in spots if s[0] in series][:MOST]:
+    for uid, frame in [s for s in spots if s[0] in series][: min(most, MOST)]:
         shown = case.volume(series[uid]).display()
         if frame is not None and frame < shown.array.shape[2]:
             picture = render.png(shown, frame, None, None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from serving.cli_guidelines import app as guidelines
+from serving.cli_llm import app as llm
 
 if TYPE_CHECKING:
     from agent.answer import Answer
@@ -25,7 +26,6 @@ tools = typer.Typer(no_args_is_help=True, help="The tools.")
 models = typer.Typer(no_args_is_help=True, help="The imaging models.")
 audit = typer.Typer(no_args_is_help=True, help="What was done to the archive.")
 keys = typer.Typer(no_args_is_help=True, help="Keys to the server.")
-llm = typer.Typer(no_args_is_help=True, help="The language model's server.")
 for name, group in {"guidelines": guidelines, "tools": tools, "models": models, "keys": keys, "llm": llm, "audit": audit}.items():
     app.add_typer(group, name=name)
 
@@ -450,20 +450,6 @@ def keys_revoke(name: str, data: Data = None) -> None:
     """Take a key out."""
     if not _ring(data).revoke(name):
         _fail(WRONG_USAGE, f"there is no key named {name!r}")
-
-
-@llm.command("probe")
-def llm_probe(url: Annotated[str, typer.Option("--llm-url")], model: LlmModel = None) -> None:
-    """Ask the language model's server what it serves."""
-    import httpx
-
-    try:
-        served = [m["id"] for m in httpx.get(f"{url.rstrip('/')}/models", timeout=10).raise_for_status().json()["data"]]
-    except (httpx.HTTPError, KeyError, ValueError) as error:
-        _fail(SERVICE_DOWN, f"no OpenAI-compatible server answers at {url} ({type(error).__name__})")
-    typer.echo(f"serves: {', '.join(served)}")
-    if model and model not in served:
-        _fail(SERVICE_DOWN, f"{model!r} isn't served there")
 
 
 @app.command()

@@ -1,14 +1,17 @@
 """What a running server holds: archive, resources, memory, keys, and the assistant."""
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agent.answer import PlannerRef
 from agent.assistant import Assistant
 from agent.memory import Memory
+from agent.pictures import MOST as MOST_SHOWN
+from agent.planner.able import Able
 from agent.planner.builtin import NAME, BuiltinPlanner
 from knowledge.errors import KnowledgeError
 from knowledge.guidelines.adding import About, Added, Adder, RefusedFile, Told
@@ -29,6 +32,8 @@ from tools.models.catalogue import IN_THE_BOX, Catalogue
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+
+log = logging.getLogger("consilium.serving")
 
 SHOWN = 4
 """Volumes kept ready for the viewer (some 35 MB each)."""
@@ -99,13 +104,32 @@ class House:
         language_of("How big is the tumour?")
 
 
-def planner_of(settings: Settings, embedder: MiniLM) -> "tuple[BaseChatModel, PlannerRef]":
+def able_of(settings: Settings) -> Able:
+    """What the language model's server can do; of one that doesn't answer now, that is assumed which every vLLM with a tool parser can."""
+    if not (settings.llm_url and settings.llm_model and settings.llm_probe):
+        return Able(images=MOST_SHOWN if settings.llm_vision else 0)
+    from serving.llm.probe import NoServer, quick
+
+    key = settings.llm_key.get_secret_value() if settings.llm_key else None
+    try:
+        found = quick(settings.llm_url, settings.llm_model, key, min(settings.llm_timeout_s, 30))
+    except NoServer as error:
+        log.warning("the language model's server couldn't be tried (%s); it is asked as a vLLM with a tool parser", error)
+        return Able(images=MOST_SHOWN if settings.llm_vision else 0)
+    return (
+        found
+        if settings.llm_vision is None
+        else replace(found, images=(found.images or MOST_SHOWN) if settings.llm_vision else 0)
+    )
+
+
+def planner_of(settings: Settings, embedder: MiniLM, able: Able | None = None) -> "tuple[BaseChatModel, PlannerRef]":
     """The chat model behind the plan, by settings."""
     if settings.llm_url and settings.llm_model:
         from agent.planner.remote import remote_planner
 
         key = settings.llm_key.get_secret_value() if settings.llm_key else None
-        model = remote_planner(settings.llm_url, settings.llm_model, key, settings.llm_timeout_s)
+        model = remote_planner(settings.llm_url, settings.llm_model, key, settings.llm_timeout_s, able)
         return model, PlannerRef(kind="llm", model=settings.llm_model)
     return BuiltinPlanner.of(embedder), PlannerRef(kind="builtin", model=NAME)
 
@@ -126,8 +150,9 @@ def build(settings: Settings) -> House:
     data = settings.data
     archive = archive_of(settings)
     embedder = MiniLM()
-    model, ref = planner_of(settings, embedder)
-    vision = Vision(model, ref.model) if settings.llm_vision and ref.kind == "llm" else None
+    able = able_of(settings)
+    model, ref = planner_of(settings, embedder, able)
+    vision = Vision(model, ref.model, able.images) if able.images and ref.kind == "llm" else None
     catalogue = Catalogue((IN_THE_BOX, settings.model_folder))
     key = settings.embedder_key.get_secret_value() if settings.embedder_key else None
     finder = embedder if settings.embedder == "minilm" else embedder_of(settings.embedder, settings.embedder_url, key)
@@ -141,5 +166,5 @@ def build(settings: Settings) -> House:
     builtin = (BuiltinPlanner.of(embedder), PlannerRef(kind="builtin", model=NAME))
     assistant = Assistant(archive, resources, memory, model, ref, settings.conversations_url or data / "checkpoints.db",
                           fallback=builtin if ref.kind == "llm" and settings.llm_fallback else None,
-                          seconds=settings.answer_timeout_s)  # fmt: skip
+                          seconds=settings.answer_timeout_s, chooses=settings.llm_chooses)  # fmt: skip
     return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, Viewer(archive), Adder(guidelines))

@@ -29,7 +29,18 @@ class Settings(BaseSettings):
     llm_timeout_s: float = Field(120, gt=0, description="Seconds to wait for one reply of the language model.")
     llm_fallback: bool = Field(True, description="Let the built-in planner take over, and say so, where that server fails.")
     answer_timeout_s: float = Field(600, gt=0, description="Seconds for one answer; what was found until then is told.")
-    llm_vision: bool = Field(False, description="The language model takes pictures: `look` may show it key slices.")
+    llm_probe: bool = Field(
+        True, description="Try at start what that server can do (tools, schema, pictures), and ask accordingly."
+    )
+    llm_vision: bool | None = Field(
+        None, description="The language model takes pictures: `look` may show it key slices. Left out: as found at start."
+    )
+    llm_chooses: bool = Field(
+        False, description="The language model is too weak to write: it chooses evidence, told in its own sentences."
+    )
+    llm_profiles: Path | None = Field(
+        None, description="A hospital's own profiles for `llm serve`; left out: llm_profiles.yaml in the data folder."
+    )
     models: Path | None = Field(None, description="Folder of a hospital's own models; left out: models in the data folder.")
     embedder: str = Field(
         "minilm",

@@ -117,6 +117,8 @@ class Vision:
 
     model: "BaseChatModel"
     name: str
+    most: int = 4
+    """Pictures that its server takes in one request."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class Look(CaseTool):
         volume = self.bench.required_case.volume(series)
         shown = volume.display()
         mask = done.mask.aligned_with(shown) if done is not None else None
-        frames = key_frames(shown, mask)
+        frames = key_frames(shown, mask, min(MOST, vision.most))
         window = window_for(arguments.question, series)
         pictures = [render.png(shown, f, window, mask if arguments.overlay else None) for f in frames]
         content: list[Any] = [{"type": "text", "text": PROMPT + arguments.question}]
@@ -112,15 +112,15 @@ class Look(CaseTool):
         return *images[0], None
 
 
-def key_frames(shown: Volume, mask: Volume | None) -> list[int]:
+def key_frames(shown: Volume, mask: Volume | None, most: int = MOST) -> list[int]:
     """Frames worth showing: spread over the outlined region, largest area first; without one, over the middle of the stack."""
     count = shown.array.shape[2]
     if mask is not None and mask.array.any():
         areas = (mask.array > 0).sum((0, 1))
         inside = np.flatnonzero(areas >= 0.3 * areas.max())
-        spread = inside[np.linspace(0, len(inside) - 1, min(MOST, len(inside))).astype(int)]
-        return sorted({int(areas.argmax()), *map(int, spread)})[:MOST]
-    return sorted({int(v) for v in np.linspace(0.3 * (count - 1), 0.7 * (count - 1), min(MOST, count))})
+        spread = inside[np.linspace(0, len(inside) - 1, min(most, len(inside))).astype(int)]
+        return sorted({int(areas.argmax()), *map(int, spread)})[:most]
+    return sorted({int(v) for v in np.linspace(0.3 * (count - 1), 0.7 * (count - 1), min(most, count))})
 
 
 def window_for(question: str, series: Series) -> tuple[float, float] | None:

@@ -69,11 +69,7 @@ def asked(meant: Meant, chance: random.Random, held: bool = False, language: str
     """A wording of `meant`, from frames that are held out or from the others; None where the language has none."""
     language = language or chance.choices(list(LANGUAGES), list(LANGUAGES.values()))[0]
     intent = material()["intents"][meant.intent]
-    frames = [
-        f
-        for n, f in enumerate(intent[language])
-        if held_out(n) == held and ("{topic}" in f) == bool(meant.topic)
-    ]
+    frames = [f for n, f in enumerate(intent[language]) if held_out(n) == held and ("{topic}" in f) == bool(meant.topic)]
     words = [w for w, t in intent.get("topics", {}).get(language, {}).items() if t == meant.topic]
     if not frames or (meant.topic and not words):
         return None

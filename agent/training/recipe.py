@@ -1,4 +1,4 @@
-"""The recipe of our small planner models: `python -m agent.training.recipe planner|fixture --out FOLDER --minutes N`.
+"""The recipe of our small planner models: `python -m agent.training.recipe planner|fixture --out FOLDER --steps N`.
 
 A Qwen3 model in transformers' format with its own BPE tokenizer and chat template, trained from nothing on transcripts of the built-in
 planner (transcripts.py) under wordings from phrasings.yaml. It proves the path over a served model; it is no better than its teacher.
@@ -41,7 +41,7 @@ class Size:
     vocabulary: int
 
 
-SIZES = {"planner": Size(384, 6, 1024, 6, 6000), "fixture": Size(128, 3, 320, 2, 1800)}
+SIZES = {"planner": Size(384, 4, 1024, 6, 10000), "fixture": Size(128, 3, 320, 2, 1800)}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ async def collect(data: Path, conversations: int, cases: int) -> Material:
     from agent.answer import PlannerRef
     from agent.assistant import Assistant
     from agent.memory import Memory
+    from agent.planner.understand import Reader
     from knowledge import sample
     from knowledge.case import open_case
     from knowledge.guidelines.minilm import MiniLM
@@ -70,14 +71,18 @@ async def collect(data: Path, conversations: int, cases: int) -> Material:
     chance, embedder = random.Random(SEED), MiniLM()
     archive = Archive(data / "archive")
     sample.load(archive)
-    resources = Resources(Catalogue((IN_THE_BOX,)), GuidelineIndex(data / "guidelines", embedder), embedder, RecordSearch(embedder))
-    teacher = Teacher.of(embedder)
+    resources = Resources(
+        Catalogue((IN_THE_BOX,)), GuidelineIndex(data / "guidelines", embedder), embedder, RecordSearch(embedder)
+    )
+    teacher = Teacher(reader=Reader(embedder))
     here = [m for m in meanings() if "only" not in material()["intents"][m.intent]]
     inventory = open_case(archive, sample.PATIENT_ID, None).inventory()
     alone: dict[tuple[Meant, ...], Transcript] = {}
     told: list[Transcript] = []
     with remembering():
-        async with Assistant(archive, resources, Memory(data / "conversations.db"), teacher, PlannerRef(kind="builtin", model="teacher")) as assistant:
+        async with Assistant(
+            archive, resources, Memory(data / "conversations.db"), teacher, PlannerRef(kind="builtin", model="teacher")
+        ) as assistant:
             for meant in here:
                 found = await of_conversation(assistant, teacher, sample.PATIENT_ID, [(meant,)], inventory)
                 alone[(meant,)] = found[0]
@@ -131,12 +136,16 @@ def worded(meant: Sequence[tuple[Meant, ...]], chance: random.Random, held: bool
 def tokenizer_of(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on `texts`; digits stand alone."""
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=MARKS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=MARKS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     made.train_from_iterator(texts, trainer)
     template = (Path(__file__).parent / "template.jinja").read_text(encoding="utf-8")
-    whole = PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END, pad_token="<|pad|>", model_max_length=CONTEXT)
+    whole = PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END, pad_token=MARKS[-1], model_max_length=CONTEXT)
     whole.chat_template = template
     return whole
 
@@ -166,7 +175,9 @@ class Trainer:
             self._ids[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return self._ids[text]
 
-    def filled(self, transcript: Transcript, wordings: Sequence[Asked], first_round: bool = False) -> tuple[list[int], list[bool]]:
+    def filled(
+        self, transcript: Transcript, wordings: Sequence[Asked], first_round: bool = False
+    ) -> tuple[list[int], list[bool]]:
         """Ids of what follows the front, and which of them are learned."""
         ids: list[int] = []
         learned: list[bool] = []
@@ -196,7 +207,9 @@ class Trainer:
             hits.update({r: [next(right) for _ in range(int(n))] for r, n in zip(some, wanted.sum(1).tolist(), strict=True)})
         return torch.stack(losses).sum() / count, [hits[r] for r in range(len(rows))]
 
-    def _chunk(self, shared: Any, begin: int, rows: Sequence[tuple[list[int], list[bool]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _chunk(
+        self, shared: Any, begin: int, rows: Sequence[tuple[list[int], list[bool]]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits and targets of the learned tokens, and where they stand [row, place]."""
         longest, pad = max(len(i) for i, _ in rows), int(self.tokenizer.pad_token_id or 0)
         ids = torch.tensor([i + [pad] * (longest - len(i)) for i, _ in rows])
@@ -207,7 +220,9 @@ class Trainer:
         real = torch.arange(longest)[None] < torch.tensor([len(i) for i, _ in rows])[:, None]
         mask = torch.cat([torch.ones(len(rows), begin, dtype=torch.bool), real], 1)
         places = begin + torch.arange(longest)[None].expand(len(rows), -1)
-        hidden = self.model.model(input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = self.model.model(
+            input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=cache, use_cache=True
+        ).last_hidden_state
         wanted = learned[:, 1:]
         return self.model.lm_head(hidden[:, :-1][wanted]), ids[:, 1:][wanted], wanted
 
@@ -219,7 +234,7 @@ class Trainer:
         else:
             by_meaning = self.material.alone
         singles, pairs = [m for m in by_meaning if len(m) == 1], [m for m in by_meaning if len(m) == 2]
-        rows = []
+        rows: list[tuple[list[int], list[bool]]] = []
         while len(rows) < short:
             meant = chance.choice(pairs) if pairs and chance.random() < 0.25 else (_any([m[0] for m in singles], chance),)
             if (wordings := worded([meant], chance)) is not None:
@@ -233,16 +248,15 @@ class Trainer:
         front, own = next(iter(by_meaning.values())).front, self.material.conversations[0].front
         return [(own, rows + whole)] if front == own else [(front, rows), (own, whole)]
 
-    def train(self, minutes: float, short: int, long: int, rate: float, out: Path) -> int:
-        """Train for so many minutes; the number of steps taken."""
+    def train(self, steps: int, short: int, long: int, rate: float, out: Path) -> None:
+        """Train for so many steps: warm up, then down along a cosine."""
         chance = random.Random(SEED)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
-        started, step, told, seen = time.monotonic(), 0, 0.0, 0.0
+        started, told, seen = time.monotonic(), 0.0, 0.0
         self.model.train()
-        while (spent := (time.monotonic() - started) / 60) < minutes:
-            share = spent / minutes
+        for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+                group["lr"] = rate * min(1.0, (step + 1) / 80) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
             groups = self.batch(chance, short, long)
             for front, rows in groups:
                 loss = self.loss(front, rows)[0]
@@ -252,15 +266,12 @@ class Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            step += 1
-            if spent - told > 1 or step == 3:
+            if (spent := (time.monotonic() - started) / 60) - told > 1 or step == 3:
                 told = spent
                 print(f"{spent:6.1f} min  step {step}  loss {seen:.4f}", flush=True)
-            if step % 250 == 0:
+            if step % 250 == 249:
                 save(self.model, self.tokenizer, out)
-        return step
 
-    @torch.no_grad()
     def scores(self, many: int) -> dict[str, Any]:
         """First rounds of questions on the sample case in wordings that are held out: how often call by call as the teacher's, and the tools."""
         self.model.eval()
@@ -275,7 +286,8 @@ class Trainer:
         found: list[tuple[Asked, bool, bool]] = []
         for start in range(0, many, 60):
             some = asked_ones[start : start + 60]
-            _, right = self.loss(front, [(i, w) for _, i, w in some])
+            with torch.no_grad():
+                _, right = self.loss(front, [(i, w) for _, i, w in some])
             for hits, (one, ids, learned) in zip(right, some, strict=True):
                 found.append((one, all(hits), self._tools_right([i for i, w in zip(ids, learned, strict=True) if w], hits)))
         by_language = {lang: [w for a, w, _ in found if a.language == lang] for lang in sorted({a.language for a, _, _ in found})}
@@ -315,16 +327,16 @@ def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__)
     reader.add_argument("size", choices=SIZES)
     reader.add_argument("--out", type=Path, required=True)
-    reader.add_argument("--minutes", type=float, required=True)
+    reader.add_argument("--steps", type=int, required=True)
     reader.add_argument("--conversations", type=int, default=240)
     reader.add_argument("--cases", type=int, default=24)
-    reader.add_argument("--short", type=int, default=64)
-    reader.add_argument("--long", type=int, default=3)
+    reader.add_argument("--short", type=int, default=40)
+    reader.add_argument("--long", type=int, default=2)
     reader.add_argument("--rate", type=float, default=1e-3)
     reader.add_argument("--kept", type=Path, help="Where transcripts are kept between runs.")
     given = reader.parse_args()
     if given.kept and given.kept.exists():
-        found = pickle.loads(given.kept.read_bytes())
+        found = pickle.loads(given.kept.read_bytes())  # noqa: S301 (a file that this program wrote)
     else:
         with tempfile.TemporaryDirectory() as folder:
             found = asyncio.run(collect(Path(folder), given.conversations, given.cases))
@@ -334,10 +346,13 @@ def main() -> None:
     model = model_of(SIZES[given.size], tokenizer)
     trainer = Trainer(model, tokenizer, found)
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters:,} parameters, {len(trainer.ids(found.conversations[0].front))} tokens in front, {len(found.conversations)} transcripts", flush=True)
-    steps = trainer.train(given.minutes, given.short, given.long, given.rate, given.out)
+    print(
+        f"{parameters:,} parameters, {len(trainer.ids(found.conversations[0].front))} tokens in front, {len(found.conversations)} transcripts",
+        flush=True,
+    )
+    trainer.train(given.steps, given.short, given.long, given.rate, given.out)
     save(model, tokenizer, given.out)
-    told = {"parameters": parameters, "seed": SEED, "steps": steps, "minutes": given.minutes, "size": given.size, **trainer.scores(600)}
+    told = {"parameters": parameters, "seed": SEED, "steps": given.steps, "size": given.size, **trainer.scores(600)}
     (given.out / "made.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps({k: v for k, v in told.items() if k != "wrong"}, indent=1))
 

@@ -1,5 +1,6 @@
 """Liveness, readiness, metrics."""
 
+import httpx
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -20,7 +21,19 @@ def readyz(house: HouseDep) -> JSONResponse:
     with house.archive.engine.connect() as connection:
         connection.execute(text("select 1"))
     kind = house.assistant.planner_ref
-    return JSONResponse({"status": "ok", "planner": kind.model_dump(), "research_use": "not a medical device"})
+    told = {"status": "ok", "planner": kind.model_dump(), "research_use": "not a medical device"}
+    if house.settings.llm_url:  # its failure doesn't make us unready: the built-in planner takes over and says so
+        told["language_model"] = _served(house.settings.llm_url)
+    return JSONResponse(told)
+
+
+def _served(url: str) -> str:
+    """Whether the language model's server answers now."""
+    try:
+        status = httpx.get(f"{url.rstrip('/')}/models", timeout=2, trust_env=False).status_code
+    except httpx.HTTPError:
+        return "doesn't answer"
+    return "answers" if status < 500 else "fails"
 
 
 @router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", response_class=Response)
