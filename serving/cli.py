@@ -15,6 +15,7 @@ from serving.cli_llm import app as llm
 
 if TYPE_CHECKING:
     from agent.answer import Answer
+    from knowledge.case import Case
     from serving.house import House
     from serving.settings import Settings
 
@@ -140,12 +141,16 @@ def _imported(archive: Any, paths: list[Path], hints: Any) -> Any:
 
 @app.command()
 def export(
-    study: Annotated[str, typer.Argument(help="The study's id.")], out: Annotated[Path, typer.Option(help="The zip to write.")],
+    study: Annotated[str, typer.Argument(help="The study's id; `training`: users' feedback as training data.")],
+    out: Annotated[Path, typer.Option(help="The zip to write; for `training` a folder.")],
     profile: Annotated[str, typer.Option(help="none (originals), basic or research: de-identified by DICOM PS3.15.")] = "none",
     option: Annotated[list[str] | None, typer.Option(help="An option of PS3.15 (faces, uids, full_dates, device …); repeatable.")] = None,
     data: Data = None,
 ) -> None:  # fmt: skip
-    """Write a study as a zip."""
+    """Write a study as a zip, or (`export training`) users' feedback in TRL's formats, without identity."""
+    if study == "training":
+        _export_training(out, data)
+        return
     from knowledge.errors import KnowledgeError
     from knowledge.studies.export import options_of, write_zip
     from serving.house import archive_of
@@ -167,6 +172,38 @@ def export(
     typer.echo(f"{out}: {done.files} files, text blanked in {done.blanked}, face taken off {done.defaced}")
     for one in done.left_out:
         typer.echo(f"left out {one.file}: {one.reason}", err=True)
+
+
+def _export_training(out: Path, data: Path | None) -> None:
+    from agent.training.export import export as export_training
+    from knowledge.errors import KnowledgeError
+    from serving.access.keys import secret_of
+    from serving.house import archive_of, build
+
+    settings = _settings(data=data)
+    if out.exists() and any(out.iterdir()):
+        _fail(WRONG_USAGE, f"{out} isn't empty", "name another folder")
+    house, archive = build(settings), archive_of(settings)
+
+    def case_of(conversation_id: str) -> "Case | None":
+        from agent.errors import AgentError
+        from knowledge.case import open_case
+
+        try:
+            conversation = house.memory.conversation(conversation_id)
+            return (
+                None if conversation.patient_id is None else open_case(archive, conversation.patient_id, conversation.study_ids)
+            )
+        except (AgentError, KnowledgeError):
+            return None
+
+    done = export_training(house.memory, case_of, secret_of(settings.data / "access"), out, settings.llm_chooses)
+    typer.echo(
+        f"{out}: {done.sft} to learn from (sft.jsonl), {done.preference} preferences, {done.rated} rated; provenance.json says where each comes from"
+    )
+    for why, many in done.left_out.items():
+        typer.echo(f"left out {many}: {why}", err=True)
+    typer.echo("Clinical facts of real people remain in it: look through it, and keep it where the data may be.")
 
 
 @app.command()

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from knowledge.guidelines.rules import RULES
+from tools.base import Bench
 
 MOST_TEXT = 300
-"""Characters of an argument that names no limit of its own, or a wider one: without a bound a weak model never ends."""
+"""Characters of an argument that names no limit of its own: without a bound a weak model never ends."""
 MOST_ITEMS = 12
 EVIDENCE = r"^E[1-9]\d{0,3}$"
 """A pattern, not the numbers that exist: the tools stand in front of every prompt, and a changed front can't be taken from vLLM's cache."""
@@ -17,7 +17,7 @@ _HANDLES = {"study": "studies", "series": "series", "values_of": "series", "repo
 
 def offered(tools: Sequence[Any], inventory: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The OpenAI form of `tools` (each with `described()`), strict, for a case of this inventory. The same case gives the same bytes."""
-    handles = handles_of(inventory)
+    handles = {**handles_of(inventory), "rules": _rule_names(tools)}
     found = []
     for tool in tools:
         told = tool.described()
@@ -45,10 +45,14 @@ def _bounded(schema: dict[str, Any], defs: dict[str, Any], name: str, handles: d
     if name and "description" in schema:
         kept["description"] = schema["description"]
     if "anyOf" in kept:
-        choices = [_bounded(o, defs, name, handles) for o in kept.pop("anyOf") if o.get("type") != "null"]
+        choices = [
+            _bounded({"description": schema.get("description", ""), **o}, defs, name, handles)
+            for o in kept.pop("anyOf")
+            if o.get("type") != "null"
+        ]
         return {**kept, **choices[0]} if len(choices) == 1 else {**kept, "anyOf": choices}
     if kept.get("type") == "string" and not {"enum", "const", "pattern"} & set(kept):
-        return {**kept, **_text(name, kept, handles)}
+        return {**kept, **_text(name, {**kept, "description": schema.get("description", "")}, handles)}
     if kept.get("type") == "array":
         items = _bounded(kept.get("items", {}), defs, name, handles)
         return {**kept, "items": items, "maxItems": min(kept.get("maxItems", MOST_ITEMS), MOST_ITEMS)}
@@ -65,7 +69,7 @@ def _bounded(schema: dict[str, Any], defs: dict[str, Any], name: str, handles: d
 
 def _text(name: str, schema: dict[str, Any], handles: dict[str, tuple[str, ...]]) -> dict[str, Any]:
     if name == "guideline":
-        return {"enum": rule_names()}
+        return {"enum": list(handles["rules"])}
     kind = "studies" if name == "studies" else _HANDLES.get(name)
     known = handles[kind] if kind else ()
     if name == "study" and re.search(r"\bseries\b", schema.get("description", "")):
@@ -74,10 +78,10 @@ def _text(name: str, schema: dict[str, Any], handles: dict[str, tuple[str, ...]]
         known += ("same",)
     if known:
         return {"enum": list(known)}
-    return {"maxLength": min(schema.get("maxLength", MOST_TEXT), MOST_TEXT)}
+    return {"maxLength": schema.get("maxLength", MOST_TEXT)}
 
 
-@lru_cache
-def rule_names() -> list[str]:
-    """Names of the rules in the box."""
-    return sorted(RULES)
+def _rule_names(tools: Sequence[Any]) -> tuple[str, ...]:
+    """Names of the rules that tools at a case can compute, the hospital's own among them; of tools that stand at none, those in the box."""
+    benches = [b for b in (getattr(t, "bench", None) for t in tools) if isinstance(b, Bench)]
+    return tuple(sorted(benches[0].resources.rules.rules() if benches else RULES))

@@ -17,6 +17,7 @@ from langchain_openai import ChatOpenAI
 from openai import (
     APIConnectionError,
     APIError,
+    APIResponseValidationError,
     APIStatusError,
     APITimeoutError,
     BadRequestError,
@@ -30,7 +31,7 @@ from agent.errors import PlannerDown
 from agent.planner.able import Able
 from agent.planner.offered import offered
 
-MOST_TOKENS = {"plan": 1024, "answer": 4096}
+MOST_TOKENS = {"plan": 2048, "answer": 4096}
 """Of a reply. Without a bound, a model that finds no end writes until its context is full."""
 PROBE = "try it with `consilium llm probe`, or start without --llm-url"
 
@@ -71,13 +72,11 @@ class RemotePlanner(ChatOpenAI):
             ):
                 self.able = Able(False, self.able.schema, self.able.images, self.able.context)
                 return await self._agenerate(messages, stop, run_manager, **kwargs)
-            raise PlannerDown(*_refused(str(error))) from error
+            raise _refused(str(error)) from error
         except APIError as error:
-            raise PlannerDown(*_failed(error)) from error
+            raise _failed(error) from error
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:  # a body that is no reply
-            raise PlannerDown(
-                "the language model's server answered something that is no reply of the OpenAI API", PROBE
-            ) from error
+            raise _garbage() from error
 
     async def _held(
         self, messages: list[BaseMessage], stop: list[str] | None, manager: AsyncCallbackManagerForLLMRun | None, **kwargs: Any
@@ -169,46 +168,61 @@ def _cut() -> ChatResult:
     return ChatResult(generations=[ChatGeneration(message=AIMessage("", response_metadata={"finish_reason": "length"}))])
 
 
-def _failed(error: APIError) -> tuple[str, str]:
+def _failed(error: APIError) -> PlannerDown:
     """What happened, in words that name no request."""
     if isinstance(error, APITimeoutError):
-        return "the language model's server gave no reply in time", "wait or ask again; a longer wait is CONSILIUM_LLM_TIMEOUT_S"
+        return PlannerDown(
+            "the language model's server gave no reply in time",
+            "wait or ask again; a longer wait is CONSILIUM_LLM_TIMEOUT_S",
+            "model_slow",
+        )
     if isinstance(error, APIConnectionError):
-        return "the language model's server can't be reached, or broke off in the middle of its reply", PROBE
+        return PlannerDown("the language model's server can't be reached, or broke off in the middle of its reply", PROBE)
     if isinstance(error, NotFoundError):
-        return "the language model's server doesn't serve that model", "compare --llm-model with what `consilium llm probe` lists"
+        return PlannerDown(
+            "the language model's server doesn't serve that model",
+            "compare --llm-model with what `consilium llm probe` lists",
+            "model_refused",
+        )
     if isinstance(error, InternalServerError):
-        what = (
-            "ran out of memory"
-            if re.search(r"out of memory|\bOOM\b", str(error), re.I)
-            else f"failed inside (HTTP {error.status_code})"
-        )
-        return (
-            f"the language model's server {what}",
-            "look at its log, and start it again with a smaller --max-model-len or fewer at once",
-        )
-    status = f" (HTTP {error.status_code})" if isinstance(error, APIStatusError) else ""
-    return f"the language model's server failed{status}", PROBE
+        full = re.search(r"out of memory|\bOOM\b", str(error), re.I)
+        what = "ran out of memory" if full else f"failed inside (HTTP {error.status_code})"
+        hint = "look at its log, and start it again with a smaller --max-model-len or fewer at once"
+        return PlannerDown(f"the language model's server {what}", hint, "model_memory" if full else "model_down")
+    if isinstance(error, APIStatusError) and not isinstance(error, APIResponseValidationError):
+        return PlannerDown(f"the language model's server failed (HTTP {error.status_code})", PROBE)
+    return _garbage()
 
 
-def _refused(said: str) -> tuple[str, str]:
+def _garbage() -> PlannerDown:
+    return PlannerDown(
+        "the language model's server answered something that is no reply of the OpenAI API", PROBE, "model_unusable"
+    )
+
+
+def _refused(said: str) -> PlannerDown:
     if re.search(r"context length|max(?:imum)?[ _]model[ _]len|too long|longer than", said, re.I):
-        return (
+        what, hint = (
             "the conversation is longer than the language model's context",
-            "start a new conversation, or serve the model with more --max-model-len",
+            "start a new conversation, or serve it with more --max-model-len",
         )
+        return PlannerDown(what, hint, "model_context")
     if re.search(r"image|multimodal|multi-modal", said, re.I):
-        return (
+        what, hint = (
             "the language model's server refused the pictures",
             "start with CONSILIUM_LLM_VISION=false, or serve a model that sees",
         )
-    if re.search(r"schema|grammar|structured", said, re.I):
-        return "the language model's server refused the answer's schema", PROBE
-    return "the language model's server refused the request (HTTP 400)", PROBE
+    elif re.search(r"schema|grammar|structured", said, re.I):
+        what, hint = "the language model's server refused the answer's schema", PROBE
+    else:
+        what, hint = "the language model's server refused the request (HTTP 400)", PROBE
+    return PlannerDown(what, hint, "model_refused")
 
 
-def remote_planner(base_url: str, model: str, key: str | None, timeout_s: float, able: Able | None = None) -> RemotePlanner:
-    """A chat model on the server at `base_url`: temperature 0, two retries.
+def remote_planner(
+    base_url: str, model: str, key: str | None, timeout_s: float, able: Able | None = None, retries: int = 2
+) -> RemotePlanner:
+    """A chat model on the server at `base_url`: temperature 0, `retries` where it is busy or the connection fails.
 
     Arguments of tool calls are checked by the tools, and the model is told what doesn't fit; a vLLM server holds them
     to their schema by itself when started with `--tool-strict-level parameter`.
@@ -218,7 +232,7 @@ def remote_planner(base_url: str, model: str, key: str | None, timeout_s: float,
         model=model,
         api_key=key or "none",
         timeout=timeout_s,
-        max_retries=2,
+        max_retries=retries,
         temperature=0,
         able=able or Able(),  # type: ignore[arg-type]
     )

@@ -1,4 +1,4 @@
-"""The recipe of our small planner models: `python -m agent.training.recipe planner|fixture --out FOLDER --steps N`.
+"""The recipe of our small planner models: `python -m agent.training.recipe planner|fixture --out FOLDER`.
 
 A Qwen3 model in transformers' format with its own BPE tokenizer and chat template, trained from nothing on transcripts of the built-in
 planner (transcripts.py) under wordings from phrasings.yaml. It proves the path over a served model; it is no better than its teacher.
@@ -41,6 +41,8 @@ class Size:
     vocabulary: int
 
 
+Row = tuple[list[int], list[bool]]
+"""Token ids, and which of them the model would have said."""
 SIZES = {"planner": Size(384, 4, 1024, 6, 10000), "fixture": Size(128, 3, 320, 2, 1800)}
 
 
@@ -160,6 +162,25 @@ def model_of(size: Size, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM
     ))  # fmt: skip
 
 
+def start_from_meanings(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Let the vectors of word-like tokens begin at MiniLM's embeddings of these words, so that words alike begin alike; how many there were.
+
+    With some 50,000 questions to learn from, a word that was seen twice would otherwise stay a stranger.
+    """
+    from knowledge.guidelines.minilm import MiniLM
+
+    words = {i: tokenizer.decode([i]).strip() for i in range(len(MARKS), len(tokenizer))}
+    known = {i: w for i, w in words.items() if len(w) > 2 and w.isalpha()}
+    found = torch.from_numpy(MiniLM().embed([w.lower() for w in known.values()]))
+    found = found - found.mean(0)
+    hidden = model.config.hidden_size
+    if hidden < found.shape[1]:
+        found = found @ torch.linalg.svd(found, full_matrices=False).Vh[:hidden].T
+    with torch.no_grad():
+        model.model.embed_tokens.weight[list(known)] = 0.03 * found / found.std()
+    return len(known)
+
+
 class Trainer:
     """Trains a model on transcripts: what all transcripts on a case begin with is computed once a step, and its keys are shared."""
 
@@ -175,10 +196,8 @@ class Trainer:
             self._ids[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return self._ids[text]
 
-    def filled(
-        self, transcript: Transcript, wordings: Sequence[Asked], first_round: bool = False
-    ) -> tuple[list[int], list[bool]]:
-        """Ids of what follows the front, and which of them are learned."""
+    def filled(self, transcript: Transcript, wordings: Sequence[Asked], first_round: bool = False) -> Row:
+        """What follows the front: the whole transcript, or the question and the calls of its first round."""
         ids: list[int] = []
         learned: list[bool] = []
         for piece in transcript.pieces[: 2 if first_round else None]:
@@ -190,43 +209,56 @@ class Trainer:
             learned += [piece.learned] * len(found)
         return ids, learned
 
-    def loss(self, front: str, rows: Sequence[tuple[list[int], list[bool]]]) -> tuple[torch.Tensor, list[list[bool]]]:
-        """Mean loss over the learned tokens of `rows`, and for each row which of its learned tokens were guessed right."""
-        begin = torch.tensor([self.ids(front)])
-        shared = self.model.model(input_ids=begin, use_cache=True).past_key_values
+    def loss(self, front: str, rows: Sequence[Row], beside: float = 0.0) -> tuple[torch.Tensor, list[list[bool]]]:
+        """Mean loss over the learned tokens of `rows`, and for each row which of these were guessed right.
+
+        An empty `front` leaves it out. `beside`: weight of the tokens that the model is only told, as a plain language model's task.
+        """
+        begin = self.ids(front)
+        shared = self.model.model(input_ids=torch.tensor([begin]), use_cache=True).past_key_values if begin else None
         order = sorted(range(len(rows)), key=lambda r: len(rows[r][0]))
-        losses, hits, count = [], {}, 0
+        losses, others, hits, count, more = [], [], {}, 0, 0
         while order:
             some = [order.pop()]
             while order and len(some) < 24 and len(rows[order[-1]][0]) > 0.75 * len(rows[some[0]][0]):
                 some.append(order.pop())
-            logits, targets, wanted = self._chunk(shared, begin.shape[1], [rows[r] for r in some])
-            losses.append(torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"))
+            hidden, ids, wanted, real = self._chunk(shared, len(begin), [rows[r] for r in some])
+            logits, targets = self.model.lm_head(hidden[wanted]).float(), ids[wanted]
+            losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
             count += len(targets)
+            if beside:
+                told = real & ~wanted
+                others.append(
+                    torch.nn.functional.cross_entropy(self.model.lm_head(hidden[told]).float(), ids[told], reduction="sum")
+                )
+                more += int(told.sum())
             right = iter((logits.argmax(-1) == targets).tolist())
             hits.update({r: [next(right) for _ in range(int(n))] for r, n in zip(some, wanted.sum(1).tolist(), strict=True)})
-        return torch.stack(losses).sum() / count, [hits[r] for r in range(len(rows))]
+        whole = torch.stack(losses).sum() / count
+        return whole + (beside * torch.stack(others).sum() / more if beside else 0.0), [hits[r] for r in range(len(rows))]
 
     def _chunk(
-        self, shared: Any, begin: int, rows: Sequence[tuple[list[int], list[bool]]]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits and targets of the learned tokens, and where they stand [row, place]."""
+        self, shared: Any, begin: int, rows: Sequence[Row]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Hidden states before each token, the tokens, which are learned, and which are real [row, place]."""
         longest, pad = max(len(i) for i, _ in rows), int(self.tokenizer.pad_token_id or 0)
         ids = torch.tensor([i + [pad] * (longest - len(i)) for i, _ in rows])
         learned = torch.tensor([w + [False] * (longest - len(w)) for _, w in rows])
-        cache = DynamicCache()
-        for number, layer in enumerate(shared.layers):
-            cache.update(layer.keys.expand(len(rows), -1, -1, -1), layer.values.expand(len(rows), -1, -1, -1), number)
         real = torch.arange(longest)[None] < torch.tensor([len(i) for i, _ in rows])[:, None]
-        mask = torch.cat([torch.ones(len(rows), begin, dtype=torch.bool), real], 1)
-        places = begin + torch.arange(longest)[None].expand(len(rows), -1)
-        hidden = self.model.model(
-            input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        wanted = learned[:, 1:]
-        return self.model.lm_head(hidden[:, :-1][wanted]), ids[:, 1:][wanted], wanted
+        if shared is None:
+            hidden = self.model.model(input_ids=ids).last_hidden_state  # padding stands on the right: nothing real looks at it
+        else:
+            cache = DynamicCache()
+            for number, layer in enumerate(shared.layers):
+                cache.update(layer.keys.expand(len(rows), -1, -1, -1), layer.values.expand(len(rows), -1, -1, -1), number)
+            mask = torch.cat([torch.ones(len(rows), begin, dtype=torch.bool), real], 1)
+            places = begin + torch.arange(longest)[None].expand(len(rows), -1)
+            hidden = self.model.model(
+                input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+        return hidden[:, :-1], ids[:, 1:], learned[:, 1:], real[:, 1:]
 
-    def batch(self, chance: random.Random, short: int, long: int) -> list[tuple[str, list[tuple[list[int], list[bool]]]]]:
+    def batch(self, chance: random.Random, short: int, long: int) -> list[tuple[str, list[Row]]]:
         """Some questions' first rounds on one case, and some whole transcripts of the sample case."""
         if self.material.described and chance.random() < 0.3:
             pool = chance.choice(self.material.described)
@@ -234,42 +266,46 @@ class Trainer:
         else:
             by_meaning = self.material.alone
         singles, pairs = [m for m in by_meaning if len(m) == 1], [m for m in by_meaning if len(m) == 2]
-        rows: list[tuple[list[int], list[bool]]] = []
+        rows: list[Row] = []
         while len(rows) < short:
             meant = chance.choice(pairs) if pairs and chance.random() < 0.25 else (_any([m[0] for m in singles], chance),)
             if (wordings := worded([meant], chance)) is not None:
                 rows.append(self.filled(by_meaning[meant], wordings, first_round=True))
-        whole: list[tuple[list[int], list[bool]]] = []
+        whole: list[Row] = []
         while len(whole) < long:
             some = chance.sample(self.material.conversations, 2)
             transcript = min(some, key=lambda t: sum(len(p.text) for p in t.pieces))  # long ones cost more than they teach
             if (wordings := worded(transcript.meant, chance)) is not None:
                 whole.append(self.filled(transcript, wordings))
         front, own = next(iter(by_meaning.values())).front, self.material.conversations[0].front
-        return [(own, rows + whole)] if front == own else [(front, rows), (own, whole)]
+        return [(front, rows + whole)] if front == own or not whole else [(front, rows), (own, whole)]
 
-    def train(self, steps: int, short: int, long: int, rate: float, out: Path) -> None:
-        """Train for so many steps: warm up, then down along a cosine."""
+    def train(self, bare: int, steps: int, short: int, long: int, rate: float, out: Path) -> None:
+        """First `bare` steps on questions and their calls alone, which are short, then `steps` on whole prompts. Each warms up and goes down."""
         chance = random.Random(SEED)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
         started, told, seen = time.monotonic(), 0.0, 0.0
         self.model.train()
-        for step in range(steps):
+        for step in range(bare + steps):
+            whole = step >= bare
+            place, many = (step - bare, steps) if whole else (step, bare)
             for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / 80) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-            groups = self.batch(chance, short, long)
+                peak = rate * (0.5 if whole and bare else 1.0)
+                group["lr"] = peak * min(1.0, (place + 1) / 60) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * place / many)))
+            groups = self.batch(chance, short, long if whole else 0)
             for front, rows in groups:
-                loss = self.loss(front, rows)[0]
+                loss, hits = self.loss(front if whole else "", rows, 0.0)
                 loss.backward()
                 if rows is groups[0][1]:
-                    seen = float(loss.detach()) if not step else 0.95 * seen + 0.05 * float(loss.detach())
+                    right = sum(all(h) for h in hits) / len(hits)
+                    seen = right if not step else 0.95 * seen + 0.05 * right
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            if (spent := (time.monotonic() - started) / 60) - told > 1 or step == 3:
+            if (spent := (time.monotonic() - started) / 60) - told > 0.5 or step == 3:
                 told = spent
-                print(f"{spent:6.1f} min  step {step}  loss {seen:.4f}", flush=True)
-            if step % 250 == 249:
+                print(f"{spent:6.1f} min  step {step} of {bare} + {steps}  {seen:.3f} of the calls right", flush=True)
+            if step % 200 == 199:
                 save(self.model, self.tokenizer, out)
 
     def scores(self, many: int) -> dict[str, Any]:
@@ -327,12 +363,14 @@ def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__)
     reader.add_argument("size", choices=SIZES)
     reader.add_argument("--out", type=Path, required=True)
-    reader.add_argument("--steps", type=int, required=True)
+    reader.add_argument("--bare", type=int, default=1500, help="Steps on questions and calls alone.")
+    reader.add_argument("--steps", type=int, default=300, help="Steps on whole prompts after them.")
     reader.add_argument("--conversations", type=int, default=240)
     reader.add_argument("--cases", type=int, default=24)
     reader.add_argument("--short", type=int, default=40)
     reader.add_argument("--long", type=int, default=2)
     reader.add_argument("--rate", type=float, default=1e-3)
+    reader.add_argument("--begin", type=Path, help="Go on from this model instead of from nothing.")
     reader.add_argument("--kept", type=Path, help="Where transcripts are kept between runs.")
     given = reader.parse_args()
     if given.kept and given.kept.exists():
@@ -342,17 +380,30 @@ def main() -> None:
             found = asyncio.run(collect(Path(folder), given.conversations, given.cases))
         if given.kept:
             given.kept.write_bytes(pickle.dumps(found))
-    tokenizer = tokenizer_of(vocabulary_texts(found, random.Random(SEED), 20000), SIZES[given.size].vocabulary)
-    model = model_of(SIZES[given.size], tokenizer)
+    if given.begin:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(given.begin)
+        model = Qwen3ForCausalLM.from_pretrained(given.begin, dtype=torch.float32)
+    else:
+        tokenizer = tokenizer_of(vocabulary_texts(found, random.Random(SEED), 20000), SIZES[given.size].vocabulary)
+        model = model_of(SIZES[given.size], tokenizer)
+        begun = start_from_meanings(model, tokenizer)
+        print(f"{begun} of {len(tokenizer)} tokens begin at a word's meaning", flush=True)
     trainer = Trainer(model, tokenizer, found)
     parameters = sum(p.numel() for p in model.parameters())
     print(
         f"{parameters:,} parameters, {len(trainer.ids(found.conversations[0].front))} tokens in front, {len(found.conversations)} transcripts",
         flush=True,
     )
-    trainer.train(given.steps, given.short, given.long, given.rate, given.out)
+    trainer.train(given.bare, given.steps, given.short, given.long, given.rate, given.out)
     save(model, tokenizer, given.out)
-    told = {"parameters": parameters, "seed": SEED, "steps": given.steps, "size": given.size, **trainer.scores(600)}
+    told = {
+        "parameters": parameters,
+        "seed": SEED,
+        "steps": [given.bare, given.steps],
+        "begun_from": str(given.begin or "nothing"),
+        "size": given.size,
+        **trainer.scores(600),
+    }
     (given.out / "made.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps({k: v for k, v in told.items() if k != "wrong"}, indent=1))
 

@@ -69,6 +69,14 @@ class KeyRing:
         _private(self._file, json.dumps([k.model_dump() for k in keys], indent=1))
 
 
+def secret_of(folder: Path) -> bytes:
+    """A secret of this data folder, made when it is first needed: what exports shift dates and name messages by."""
+    path = folder / "export.key"
+    if not path.exists():
+        _private(path, secrets.token_hex(32))
+    return bytes.fromhex(path.read_text().strip())
+
+
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 

@@ -122,6 +122,28 @@ class Profile(BaseModel):
             *self.extra,
         ]
 
+    def engine(self) -> dict[str, Any]:
+        """The same as keyword arguments of vLLM's engine, for Ray Serve's `engine_kwargs`."""
+        told: dict[str, Any] = {"dtype": self.dtype, "max_model_len": self.context, "tensor_parallel_size": self.tensor_parallel,
+                                "pipeline_parallel_size": self.pipeline_parallel, "enable_prefix_caching": self.prefix_caching}  # fmt: skip
+        told |= {"gpu_memory_utilization": self.gpu_memory} if self.cards else {}
+        told |= {
+            k: v
+            for k, v in (
+                ("quantization", self.quantization),
+                ("kv_cache_dtype", self.kv_cache_dtype),
+                ("max_num_seqs", self.most_at_once),
+            )
+            if v
+        }
+        told |= {"reasoning_parser": self.reasoning_parser} if self.reasoning_parser else {}
+        told |= (
+            {"enable_auto_tool_choice": True, "tool_call_parser": self.tool_parser, "tool_strict_level": "parameter"}
+            if self.tool_parser
+            else {}
+        )
+        return told | ({"limit_mm_per_prompt": {"image": self.images}} if self.images else {})
+
     def environment(self) -> dict[str, str]:
         """Variables that vLLM is started with: nothing is downloaded, nothing is reported."""
         own = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}

@@ -254,9 +254,11 @@ async def test_an_openai_compatible_server_is_driven_with_one_prefix(
     assert {t["function"]["name"] for t in requests[0]["tools"]} >= {"segment", "apply_guideline"}
     assert requests[2]["response_format"]["type"] == "json_schema"
     # Each planning request starts with the messages of the one before it, so that a prefix cache works.
-    plans = [r["messages"] for r in requests if "tools" in r]
+    plans = [r["messages"] for r in requests if r.get("tool_choice") != "none"]
     for earlier, later in itertools.pairwise(plans):
         assert later[: len(earlier)] == earlier
+    assert {json.dumps(r["tools"]) for r in requests} == {json.dumps(requests[0]["tools"])}
+    assert requests[2]["messages"][: len(plans[1])] == plans[1] and requests[2]["tool_choice"] == "none"
     assert sample.PATIENT_ID not in json.dumps(requests) and "Sample Patient" not in json.dumps(requests)
 
 
