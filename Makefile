@@ -32,7 +32,7 @@ $(VLLM):  # a real vLLM for the CPU, in an environment of its own since its pins
 vllm-test: setup vllm-setup  # real servers: conversations, pictures, adapters, faults
 	$(PY) -m pytest -m vllm tests/vllm -s
 
-vllm-scores: setup vllm-setup  # the small planner model on vLLM beside the built-in planner
+vllm-scores: setup vllm-setup  # a small planner model on vLLM beside the built-in planner
 	$(PY) -m tests.vllm.serve_and_score --out served.json
 
 services:  # Debian packages that tests of real services need

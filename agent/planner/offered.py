@@ -84,4 +84,4 @@ def _text(name: str, schema: dict[str, Any], handles: dict[str, tuple[str, ...]]
 def _rule_names(tools: Sequence[Any]) -> tuple[str, ...]:
     """Names of the rules that tools at a case can compute, the hospital's own among them; of tools that stand at none, those in the box."""
     benches = [b for b in (getattr(t, "bench", None) for t in tools) if isinstance(b, Bench)]
-    return tuple(sorted(benches[0].resources.rules.rules() if benches else RULES))
+    return tuple(sorted(benches[0].resources.rules.rules if benches else RULES))

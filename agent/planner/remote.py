@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -228,6 +229,10 @@ def remote_planner(
     to their schema by itself when started with `--tool-strict-level parameter`.
     """
     return RemotePlanner(
+        http_client=httpx.Client(
+            timeout=timeout_s, trust_env=False
+        ),  # no proxy of the environment: patients' data go to that server alone
+        http_async_client=httpx.AsyncClient(timeout=timeout_s, trust_env=False, limits=httpx.Limits(max_connections=200)),
         base_url=base_url,
         model=model,
         api_key=key or "none",

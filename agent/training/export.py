@@ -71,12 +71,12 @@ class Scrub:
     def text(self, text: str) -> str:
         """The text without identity, its dates moved."""
         text = _DAY_FIRST.sub(
-            lambda m: self._moved(m, m.group(4), m.group(3), m.group(1), f"%d{m.group(2)}%m{m.group(2)}%Y"), text
+            lambda m: self._moved(m.group(4), m.group(3), m.group(1), f"%d{m.group(2)}%m{m.group(2)}%Y"), text
         )
         dates: list[str] = []
 
         def keep(match: re.Match[str]) -> str:
-            dates.append(self._moved(match, *match.groups(), "%Y-%m-%d"))
+            dates.append(self._moved(match.group(1), match.group(2), match.group(3), "%Y-%m-%d"))
             return f"\x00{len(dates) - 1}\x00"
 
         text = _ISO.sub(keep, text)
@@ -86,7 +86,7 @@ class Scrub:
             text = self._found.sub("[PATIENT]", text)
         return re.sub(r"\x00(\d+)\x00", lambda m: dates[int(m.group(1))], text)
 
-    def _moved(self, match: re.Match[str], year: str, month: str, day: str, form: str) -> str:
+    def _moved(self, year: str, month: str, day: str, form: str) -> str:
         try:
             return (date(int(year), int(month), int(day)) + timedelta(days=self.days)).strftime(form)
         except ValueError:

@@ -175,7 +175,8 @@ def _try_tools(client: _Client, found: Probe) -> None:
     if auto is None:
         found.reasons["tools"] = why
         return
-    made, _ = client.ask(found.model, "Look up series S1.2.", 64, tools=[TOOL], tool_choice="required")
+    named = {"type": "function", "function": {"name": "look_up"}}
+    made, _ = client.ask(found.model, "Look up series S1.2.", 96, tools=[TOOL], tool_choice=named)
     try:
         calls = (made or {})["message"]["tool_calls"]
         found.arguments_hold = bool(calls) and all(

@@ -1,12 +1,13 @@
 """deploy/: valid under the schemas of Compose and Kubernetes, with vLLM's commands taken from the profiles, and closed."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
-from compose_spec import ComposeSpecification
+from compose_spec import PyCompose
 
 from serving.llm.profiles import profile_of
 
@@ -20,7 +21,14 @@ def named(kind: str, name: str) -> dict[str, Any]:
 
 
 def test_compose_is_valid_and_serves_the_profile() -> None:
-    ComposeSpecification.from_yaml((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    text = re.sub(
+        r"\$\{(\w+):\?[^}]*\}",
+        lambda m: f"/{m.group(1).lower()}" if m.group(1) == "MODELS" else "x",
+        (DEPLOY / "compose.yaml").read_text(encoding="utf-8"),
+    )
+    PyCompose.from_yaml(text).validate()
+    with pytest.raises(ValueError, match="portz"):
+        PyCompose.from_yaml(text.replace("ports:", "portz:"))
     profile = profile_of("qwen3-vl-32b")
     vllm, app = COMPOSE["services"]["vllm"], COMPOSE["services"]["app"]
     assert vllm["command"] == profile.arguments("0.0.0.0", 8000)

@@ -74,7 +74,7 @@ def test_what_stands_in_the_way_is_said_before_anything_is_started() -> None:
     assert [w.split(" ")[0] for w, _ in wrong] == ["port", "the", "a"] and all(h for _, h in wrong)
     assert "24 GB; the profile is for 80" in wrong[2][0]
     assert "8 cards a machine; 0 found" in objections(profile_of("qwen3-vl-235b"), "127.0.0.1", 0, [])[-1][0]
-    assert objections(profile_of("box-planner"), "127.0.0.1", 0, []) == []
+    assert objections(profile_of("box-fixture"), "127.0.0.1", 0, []) == []
 
 
 @pytest.mark.parametrize(

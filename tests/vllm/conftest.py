@@ -34,5 +34,5 @@ def serving(name: str, log: Path, loras: dict[str, Path] | None = None, **change
 @pytest.fixture(scope="module")
 def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The small planner model on vLLM, one server for a module."""
-    with serving("box-planner", tmp_path_factory.mktemp("vllm") / "log") as served:
+    with serving("box-fixture", tmp_path_factory.mktemp("vllm") / "log") as served:
         yield served
