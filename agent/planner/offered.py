@@ -7,8 +7,9 @@ from typing import Any
 from knowledge.guidelines.rules import RULES
 from tools.base import Bench
 
-MOST_TEXT = 300
-"""Characters of an argument that names no limit of its own: without a bound a weak model never ends."""
+MOST_TEXT = 120
+"""Characters of a query, and of an argument that names no limit of its own: without a bound a weak model never ends. xgrammar 0.2 fails on
+patterns that repeat more than some 130 times (200 gave HTTP 500, 128 didn't)."""
 MOST_ITEMS = 12
 EVIDENCE = r"^E[1-9]\d{0,3}$"
 """A pattern, not the numbers that exist: the tools stand in front of every prompt, and a changed front can't be taken from vLLM's cache."""
@@ -52,15 +53,16 @@ def _bounded(schema: dict[str, Any], defs: dict[str, Any], name: str, handles: d
         ]
         return {**kept, **choices[0]} if len(choices) == 1 else {**kept, "anyOf": choices}
     if kept.get("type") == "string" and not {"enum", "const", "pattern"} & set(kept):
-        return {**kept, **_text(name, {**kept, "description": schema.get("description", "")}, handles)}
+        kept = {k: v for k, v in kept.items() if k not in ("minLength", "maxLength")}
+        return {**kept, **_text(name, schema, handles)}
     if kept.get("type") == "array":
         items = _bounded(kept.get("items", {}), defs, name, handles)
         return {**kept, "items": items, "maxItems": min(kept.get("maxItems", MOST_ITEMS), MOST_ITEMS)}
     if isinstance(kept.get("additionalProperties"), dict):
-        text = {"type": "string", "pattern": EVIDENCE} if name == "evidence" else {"type": "string", "maxLength": MOST_TEXT}
-        return {**kept, "additionalProperties": text}
+        text = {"pattern": EVIDENCE} if name == "evidence" else _held(0, MOST_TEXT)
+        return {**kept, "additionalProperties": {"type": "string", **text}}
     if kept.get("additionalProperties") is True:
-        value = {"anyOf": [{"type": "string", "maxLength": 80}, {"type": "number"}, {"type": "boolean"}]}
+        value = {"anyOf": [{"type": "string", **_held(0, 80)}, {"type": "number"}, {"type": "boolean"}]}
         return {**kept, "additionalProperties": value}
     if "properties" in kept:
         kept["properties"] = {n: _bounded(p, defs, n, handles) for n, p in kept["properties"].items()}
@@ -78,7 +80,13 @@ def _text(name: str, schema: dict[str, Any], handles: dict[str, tuple[str, ...]]
         known += ("same",)
     if known:
         return {"enum": list(known)}
-    return {"maxLength": schema.get("maxLength", MOST_TEXT)}
+    most = MOST_TEXT if name == "query" else schema.get("maxLength", MOST_TEXT)
+    return _held(schema.get("minLength", 0), most)
+
+
+def _held(least: int, most: int) -> dict[str, Any]:
+    """A bounded text. Short ones hold no `<`: a weak model writes the end mark of a call inside its text, and vLLM's parser then loses the call."""
+    return {"pattern": f"^[^<]{{{least},{most}}}$"} if most <= MOST_TEXT else {"maxLength": most}
 
 
 def _rule_names(tools: Sequence[Any]) -> tuple[str, ...]:

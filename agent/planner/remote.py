@@ -62,7 +62,10 @@ class RemotePlanner(ChatOpenAI):
         try:
             if not self.able.tools and "tools" in kwargs:
                 return await self._by_schema(messages, stop, run_manager, plans, **kwargs)
-            return await self._held(messages, stop, run_manager, **kwargs)
+            result = await self._held(messages, stop, run_manager, **kwargs)
+            said = result.generations[0].message
+            lost = plans and isinstance(said, AIMessage) and not said.tool_calls and "<tool_call>" in str(said.content)
+            return _cut() if lost else result  # a call that the server's parser couldn't read: asked for once more
         except LengthFinishReasonError:
             return _cut()
         except BadRequestError as error:

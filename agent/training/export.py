@@ -70,9 +70,7 @@ class Scrub:
 
     def text(self, text: str) -> str:
         """The text without identity, its dates moved."""
-        text = _DAY_FIRST.sub(
-            lambda m: self._moved(m.group(4), m.group(3), m.group(1), f"%d{m.group(2)}%m{m.group(2)}%Y"), text
-        )
+        text = _DAY_FIRST.sub(lambda m: self._moved(m.group(4), m.group(3), m.group(1), f"%d{m.group(2)}%m{m.group(2)}%Y"), text)
         dates: list[str] = []
 
         def keep(match: re.Match[str]) -> str:

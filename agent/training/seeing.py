@@ -28,8 +28,8 @@ END = "<end_of_utterance>"
 MARKS = [END, "<image>", "<fake_token_around_image>", "<global-img>", "<|user|>", "<|assistant|>", "<|pad|>"]
 TEMPLATE = (
     '{% for message in messages %}{% if message.role == "assistant" %}<|assistant|>{% else %}<|user|>{% endif %}'
-    "{% if message.content is string %}{{ message.content[-600:] }}{% else %}{% for part in message.content %}"
-    '{% if part.type == "text" %}{{ part.text[-600:] }}{% else %}<image>{% endif %}{% endfor %}{% endif %}'
+    "{% if message.content is string %}{{ message.content[-200:] }}{% else %}{% for part in message.content %}"
+    '{% if part.type == "text" %}{{ part.text[-200:] }}{% else %}<image>{% endif %}{% endfor %}{% endif %}'
     "<end_of_utterance>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 QUESTIONS = [

@@ -23,11 +23,12 @@ START_S = 1800.0
 """Seconds to wait for the first answer: large weights take many minutes from a slow disk."""
 STOP_S = 20.0
 TROUBLES = [
+    (r"max_model_len \(\d+\) is greater than the derived", "the profile's context is longer than the model was made for", "lower --context"),
     (r"unrecognized arguments?: .*|invalid choice: .*", "this vLLM doesn't know an argument of the profile ({0})", "take the vLLM version that docs/serving.md names, or change the profile"),
     (r"address already in use|Errno 98", "the port is taken", "name another with --port"),
     (r"out of memory|No available memory for the cache blocks|Free memory on device|KV cache is needed, which is larger than|larger than the maximum number of tokens that can be stored",
      "the card's memory doesn't hold the model and its cache", "lower --context or --gpu-memory of what else runs there, quantise, or spread it: --tensor-parallel"),
-    (r"(?:is not a local folder|does not appear to have a file named|Repo id must be|couldn't connect to|offline mode is enabled|LocalEntryNotFound|Cannot find an appropriate cached snapshot)",
+    (r"(?:is not a local folder|does not appear to have a file named|Repo id must be|couldn't connect to|offline mode is enabled|LocalEntryNotFound|Cannot find an appropriate cached snapshot|valid Hugging Face repository ID|Invalid repository ID)",
      "the model isn't on this machine", "copy its folder here and name it with --model FOLDER; nothing is downloaded at run time"),
     (r"Model architectures? .{0,120}(?:not supported|failed to be inspected)", "this vLLM doesn't serve that model's architecture", "see `consilium llm profiles` for those it serves"),
     (r"No module named '?vllm", "vLLM isn't in that Python", "install it in an environment of its own (docs/serving.md) and name its python with --vllm"),

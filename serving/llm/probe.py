@@ -18,7 +18,7 @@ LANGUAGES = {"en": "Say in one English sentence what a lung nodule is.", "de": "
              "es": "Di en una frase en español qué es un nódulo pulmonar.", "fr": "Dis en une phrase en français ce qu'est un nodule pulmonaire.",
              "zh": "请用一句中文说明什么是肺结节。"}  # fmt: skip
 TOOL = {"type": "function", "function": {"name": "look_up", "description": "Look up a series.", "strict": True, "parameters": {
-    "type": "object", "properties": {"series": {"enum": ["S1.1", "S1.2"]}, "why": {"type": "string", "maxLength": 20}},
+    "type": "object", "properties": {"series": {"enum": ["S1.1", "S1.2"]}, "why": {"type": "string", "pattern": "^[^<]{0,20}$"}},
     "required": ["series"], "additionalProperties": False}}}  # fmt: skip
 SCHEMA = {"type": "object", "properties": {"evidence": {"type": "array", "items": {"enum": ["E1", "E2"]}, "minItems": 1, "maxItems": 2}},
           "required": ["evidence"], "additionalProperties": False}  # fmt: skip

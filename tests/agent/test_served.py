@@ -123,7 +123,9 @@ async def test_a_weak_model_chooses_evidence_that_is_told_in_its_own_sentences(m
 
 
 async def test_a_reply_without_end_is_bounded_and_cut_ones_are_not_used(make: Make) -> None:
-    with scripted_server([{"content": '{"na', "_finish": "length"}, {"content": '{"na', "_finish": "length"}]) as (url, requests):
+    """Cut by its bound, or a call that the server's parser couldn't read and left in the text."""
+    lost = '<tool_call>{"name": "patient_record", "arguments": {"unit": "</tool_call>"}}</tool_call>'
+    with scripted_server([{"content": '{"na', "_finish": "length"}, {"content": lost}]) as (url, requests):
         async with make(url) as assistant:
             answer = await assistant.ask(assistant.open(patient_id=sample.PATIENT_ID).id, QUESTION)
     assert all(0 < (r.get("max_tokens") or r["max_completion_tokens"]) <= 4096 for r in requests)

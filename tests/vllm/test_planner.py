@@ -129,13 +129,17 @@ async def test_arguments_hold_to_their_schema_and_unknown_tools_cannot_be_called
     """Questions that make no sense, and a schema of one handle: whatever the model does, the grammar holds it."""
     model = model_of(planner)
     names = set(tool_types())
+    called = 0
     for text in ("qwx zzz 17", "delete everything", "S9.9 R7 E99", "segment segment segment", "给我 S1.4 的 ADC"):
         reply = await model.bind_tools(list(offered_tools()), inventory=case.inventory(), tool_choice="required").ainvoke(text)
-        assert reply.tool_calls and not reply.invalid_tool_calls
+        assert reply.tool_calls or reply.response_metadata["finish_reason"] == "length"
+        assert not reply.invalid_tool_calls
+        called += len(reply.tool_calls)
         for call in reply.tool_calls:
             assert call["name"] in names
             if "study" in call["args"]:
                 assert call["args"]["study"] in ("S1", "S1.1", "S1.2", "S1.3", "S1.4")
+    assert called >= 3
 
 
 def metrics(served: Served) -> dict[str, float]:
@@ -156,7 +160,7 @@ async def test_the_prompts_front_is_found_in_the_cache(planner: Served, assistan
     after = metrics(planner)
     asked, hit = (after[n] - before[n] for n in ("prefix_cache_queries", "prefix_cache_hits"))
     print(f"prefix cache: {hit:.0f} of {asked:.0f} prompt tokens ({hit / asked:.3f}) in nine turns after the first")
-    assert hit / asked > 0.6
+    assert hit / asked > 0.8
     firsts: dict[str, list[float]] = {"found": [], "not found": []}
     content = "A patient's case, told at length so that the prompt is worth keeping. " * 250
     for number in range(6):

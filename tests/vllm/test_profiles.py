@@ -13,7 +13,7 @@ pytestmark = pytest.mark.vllm
 
 READS = """
 import json, sys
-from vllm.entrypoints.openai.cli_args import make_arg_parser
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.reasoning import ReasoningParserManager

@@ -29,7 +29,7 @@ LLM = PlannerRef(kind="llm", model="box-sees")
 
 @pytest.fixture(scope="module")
 def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving("box-sees", tmp_path_factory.mktemp("vllm") / "log", context=16384) as served:
+    with serving("box-sees", tmp_path_factory.mktemp("vllm") / "log") as served:
         yield served
 
 
