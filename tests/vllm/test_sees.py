@@ -13,6 +13,7 @@ from agent.assistant import Assistant
 from agent.memory import Memory
 from agent.planner.remote import remote_planner
 from agent.testing import dicom_series
+from agent.training.seeing import WORDS
 from knowledge import sample
 from knowledge.case import open_case
 from knowledge.studies.archive import Archive
@@ -46,18 +47,17 @@ def test_the_probe_finds_pictures_and_no_tool_parser(seeing: Served) -> None:
 
 @pytest.mark.parametrize("levels", [[0, 0, 240, 240], [240, 240, 0, 0]])
 def test_look_shows_key_slices_in_order(seeing: Served, resources: Resources, archive: Archive, levels: list[int]) -> None:
-    """The model names the brightness of each picture: first dark then bright, and the other way round, is told so."""
+    """The model names the brightness of each of two pictures: darker first and brighter first are told apart."""
     files = dicom_series(bands(levels), np.diag([1.0, 1.0, 3.0, 1.0]), description="T1")
     archive.add([Incoming(f"{n}.dcm", f) for n, f in enumerate(files)])
     model = remote_planner(seeing.url, "box-sees", None, 60, quick(seeing.url, "box-sees"))
-    bench = Bench(Resources(resources.catalogue, resources.guidelines, resources.embedder, resources.records, Vision(model, "box-sees", 4)),
+    bench = Bench(Resources(resources.catalogue, resources.guidelines, resources.embedder, resources.records, Vision(model, "box-sees", 2)),
                   open_case(archive, "PHANTOM"))  # fmt: skip
     reply = Look.bound(bench).reply({"question": "what do you see?", "series": "S1.1"})
     said = reply.facts[0].value["said"]  # type: ignore[index,call-overload]
     words = [s.split(" is ")[1].rstrip(".") for s in said.split(". ") if " is " in s]
-    dark, bright = {"black", "dark"}, {"white", "bright"}
-    first, last = (dark, bright) if levels[0] == 0 else (bright, dark)
-    assert len(words) == 4 and words[0] in first and words[-1] in last, said
+    first, last = (WORDS.index(w) for w in words)
+    assert (first < last) == (levels[0] == 0) and first != last, said
     assert reply.missing and reply.facts[0].source.model == "box-sees"  # type: ignore[union-attr]
 
 
