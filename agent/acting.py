@@ -186,13 +186,17 @@ def _told(
     numbered: list[Evidence], missing: list[Missing], text: str, problem: str | None, said: Sequence[Said], made: Made | None
 ) -> str:
     """What the model reads of a tool's result: evidence as data, and what was missing."""
-    rows: list[dict[str, Any]] = [
-        {"evidence": e.id, "kind": e.kind, "title": e.title, "statement": e.statement, **_inputs(e)} for e in numbered
-    ]
+    rows: list[dict[str, Any]] = [row_of(e) for e in numbered]
     rows += [{"made": made.kind, "id": made.id}] if made is not None else []
     rows += [{"sentence": s.text, "evidence": [numbered[i].id for i in s.facts]} for s in said]
     rows += [{"missing": m.what, "why": m.why} for m in missing if problem is None]
     return as_data(rows or [{"error" if problem else "text": problem or text}])
+
+
+def row_of(evidence: Evidence) -> dict[str, Any]:
+    """An evidence as a model reads it in a tool's result."""
+    told = {"evidence": evidence.id, "kind": evidence.kind, "title": evidence.title, "statement": evidence.statement}
+    return {**told, **_inputs(evidence)}
 
 
 def _inputs(evidence: Evidence) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Have the answer written from evidence, hold each statement against what it cites, and take out what isn't carried."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -13,6 +14,7 @@ from agent.asking import Unusable, ask
 from agent.guard import as_data
 from agent.prompts import prompt
 from agent.turn import State, Turn
+from knowledge.evidence import Evidence
 
 NO_SUCH_EVIDENCE = "it cites evidence that isn't there"
 
@@ -44,13 +46,15 @@ async def check(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
             "left_out": [*state.get("left_out", []), *(LeftOut(text=t, reason=r).model_dump() for t, r in bad.items())]}  # fmt: skip
 
 
+def request_of(evidence: Sequence[Evidence], missing: list[dict[str, Any]], chooses: bool) -> str:
+    """What a model is asked to write from, or to choose from."""
+    rows = [{"id": e.id, **e.model_dump(include={"kind", "title", "statement", "value", "unit", "interval"})} for e in evidence]
+    text = prompt("choose" if chooses else "compose").replace("{evidence}", as_data(rows) or "(none)")
+    return text.replace("{missing}", as_data(missing) or "(nothing)")
+
+
 def _request(state: State, turn: Turn) -> HumanMessage:
-    rows = [
-        {"id": e.id, **e.model_dump(include={"kind", "title", "statement", "value", "unit", "interval"})}
-        for e in turn.evidence.values()
-    ]
-    text = prompt("choose" if _chooses(turn) else "compose").replace("{evidence}", as_data(rows) or "(none)")
-    text = text.replace("{missing}", as_data(state.get("missing", [])) or "(nothing)")
+    text = request_of(list(turn.evidence.values()), state.get("missing", []), _chooses(turn))
     step = {"step": "compose"}
     if turn.pictures is None or turn.model is turn.fallback:
         return HumanMessage(text, additional_kwargs=step)

@@ -156,8 +156,7 @@ class Memory:
     def messages(self, conversation_id: str) -> list[Message]:
         with Session(self.engine) as session:
             query = select(MessageRow).where(MessageRow.conversation_id == conversation_id).order_by(MessageRow.number)
-            return [Message(id=r.id, created=r.created, question=r.question, answer=Answer.model_validate(r.answer))
-                    for r in session.scalars(query)]  # fmt: skip
+            return [_message(r) for r in session.scalars(query)]
 
     def newest(self, conversation_id: str) -> Message | None:
         """The newest message of a conversation."""
@@ -171,7 +170,7 @@ class Memory:
             row = session.scalars(query).first()
             if row is None:
                 return None
-            return Message(id=row.id, created=row.created, question=row.question, answer=Answer.model_validate(row.answer))
+            return _message(row)
 
     def ids_told(self, conversation_id: str) -> list[str]:
         """Numbers of the evidence that the first statements of a conversation's answers cite (those put first)."""
@@ -202,7 +201,7 @@ class Memory:
             row = session.get(MessageRow, message_id)
             if row is None:
                 return None
-            return Message(id=row.id, created=row.created, question=row.question, answer=Answer.model_validate(row.answer))
+            return _message(row)
 
     def number(self, scope: str, facts: Sequence[Fact], patient_id: str | None) -> list[Evidence]:
         """`facts` as numbered evidence of `scope`; the same fact keeps the number that it has."""
@@ -258,6 +257,10 @@ class Memory:
         """All evidence of a conversation or tool run, in order."""
         with self._lock:
             return list(self._of_scope(scope).values())
+
+
+def _message(row: MessageRow) -> Message:
+    return Message(id=row.id, created=row.created, question=row.question, answer=Answer.model_validate(row.answer))
 
 
 def _content(fact: Fact) -> str:

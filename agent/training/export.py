@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from agent import grounding
+from agent.acting import row_of
 from agent.answer import Answer, Statement
 from agent.assistant import SOFTWARE
+from agent.composing import request_of
 from agent.guard import as_data
 from agent.memory import Memory, Message, Rating
 from agent.planner.offered import offered
 from agent.prompts import identity, prompt
 from knowledge.case import Case
-from knowledge.evidence import Evidence, RuleRef
+from knowledge.evidence import Evidence
 from tools.registry import tool_types
 
 MOST_SHIFT = 365
@@ -152,7 +154,10 @@ def _rows(rating: Rating, message: Message, case: Case, chooses: bool, done: Exp
     tools = offered(list(tool_types().values()), inventory)
     before = _before(message, inventory)
     after = [*before, *_called(message.answer)]
-    request = {"role": "user", "content": _request(message.answer, chooses)}
+    request = {
+        "role": "user",
+        "content": request_of(message.answer.evidence, [m.model_dump() for m in message.answer.missing], chooses),
+    }
     told = _completion(message.answer.statements, chooses)
     yield "rated", {"prompt": [*after, request], "completion": told, "label": rating.rating == "up", "tools": tools}
     if rating.rating == "up":
@@ -211,10 +216,7 @@ def _called(answer: Answer) -> list[dict[str, Any]]:
     ]
     found: list[dict[str, Any]] = [{"role": "assistant", "content": "", "tool_calls": calls}] if calls else []
     for number, step in enumerate(answer.plan):
-        rows = [
-            {"evidence": e.id, "kind": e.kind, "title": e.title, "statement": e.statement, **_inputs(e)}
-            for e in (known[i] for i in step.evidence if i in known)
-        ]
+        rows = [row_of(known[i]) for i in step.evidence if i in known]
         found.append(
             {
                 "role": "tool",
@@ -224,18 +226,6 @@ def _called(answer: Answer) -> list[dict[str, Any]]:
             }
         )
     return found
-
-
-def _inputs(evidence: Evidence) -> dict[str, Any]:
-    return {"rule": evidence.source.rule, "inputs": evidence.source.inputs} if isinstance(evidence.source, RuleRef) else {}
-
-
-def _request(answer: Answer, chooses: bool) -> str:
-    rows = [
-        {"id": e.id, **e.model_dump(include={"kind", "title", "statement", "value", "unit", "interval"})} for e in answer.evidence
-    ]
-    text = prompt("choose" if chooses else "compose").replace("{evidence}", as_data(rows) or "(none)")
-    return text.replace("{missing}", as_data([m.model_dump() for m in answer.missing]) or "(nothing)")
 
 
 def _completion(statements: Sequence[Statement], chooses: bool) -> list[dict[str, Any]]:

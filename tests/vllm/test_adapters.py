@@ -93,4 +93,6 @@ async def test_feedback_becomes_an_adapter_that_vllm_serves(tmp_path: Path, reso
             found[name] = await of_wordings(remote_planner(served.url, name, None, 60, Able(context=8192)), inventory, later)
             await asyncio.sleep(0)
     print({n: {k: f[k] for k in ("right", "n", "value", "low", "high", "calls", "valid")} for n, f in found.items()})
-    assert found["ours"]["valid"] == found["ours"]["calls"] and found["ours"]["right"] >= found["box-fixture"]["right"] - 4  # 80 questions: within their doubt
+    assert (
+        found["ours"]["valid"] == found["ours"]["calls"] and found["ours"]["right"] >= found["box-fixture"]["right"] - 4
+    )  # 80 questions: within their doubt
