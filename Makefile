@@ -33,7 +33,7 @@ vllm-test: setup vllm-setup  # real servers: conversations, pictures, adapters, 
 	$(PY) -m pytest -m vllm tests/vllm -s
 
 vllm-scores: setup vllm-setup  # a small planner model on vLLM beside the built-in planner
-	$(PY) -m tests.vllm.serve_and_score --out served.json
+	$(PY) -m tests.vllm.scores --serve box-planner --out served.json
 
 services:  # Debian packages that tests of real services need
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium postgresql >/dev/null
@@ -58,8 +58,8 @@ check: setup
 bench: setup
 	$(PY) -m tests.bench --out bench.json
 
-eval: setup  # LLM_URL=… LLM_MODEL=…: the agent's questions of that model too, side by side
-	$(PY) -m tests.eval --out eval.json $(if $(LLM_URL),--llm-url $(LLM_URL) --llm-model $(LLM_MODEL))
+eval: setup  # beside the built-in planner: LLM_URL=… LLM_MODEL=…, or the small planner on vLLM where `make vllm-setup` ran
+	$(PY) -m tests.eval --out eval.json $(if $(LLM_URL),--llm-url $(LLM_URL) --llm-model $(LLM_MODEL),$(if $(wildcard $(VLLM)),--serve box-planner))
 
 agent-eval: setup  # plans, whole answers, grounding, attacks: fails below the committed baseline's intervals
 	$(PY) -m tests.eval_agent --check --out agent-eval.json

@@ -4,7 +4,9 @@ import argparse
 import asyncio
 import json
 import math
+import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("eval.json"))
     parser.add_argument("--llm-url", help="an OpenAI-compatible server to ask the agent's questions of too")
     parser.add_argument("--llm-model", help="the name of its model")
+    parser.add_argument("--serve", help="start a real vLLM with this profile for it (`make vllm-setup` first)")
     args = parser.parse_args()
     from tests import eval_agent, eval_field, eval_reports, eval_words
 
@@ -173,8 +176,26 @@ def main() -> None:
         result |= {"which_series": eval_intake.scores()}
     else:
         print("../shared isn't beside this checkout: the held-out volumes and the shared questions were skipped")
-    agent, columns = eval_agent.measured(args.llm_url, args.llm_model)
-    result["agent"] = agent
+    with ExitStack() as stack:
+        url, name = args.llm_url, args.llm_model
+        if args.serve:
+            from serving.llm.profiles import profile_of
+            from tests.vllm.conftest import serving
+
+            url, name = stack.enter_context(serving(args.serve)).url, args.serve
+            if profile_of(name).chooses:
+                os.environ["CONSILIUM_LLM_CHOOSES"] = "true"
+        agent, columns = eval_agent.measured(url, name)
+        result["agent"] = agent
+        if url and name:
+            from tests.vllm import scores
+
+            result["served_planner"] = scores.on_the_sample(url, name)
+            print(scores.table(result["served_planner"]))
+        else:
+            print(
+                "no served model: `make vllm-setup` first, or LLM_URL=… LLM_MODEL=…, and its scores stand beside the built-in planner's"
+            )
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     print(eval_agent.table(columns))

@@ -1,6 +1,7 @@
 """The agent's evaluation: plans, whole answers, grounding, attacks; `make agent-eval` holds it against the committed baseline.
 
-`--llm-url URL --llm-model NAME` asks the same questions of a served model too, and prints one table with both.
+`--llm-url URL --llm-model NAME` asks the same questions of a served model too, and prints one table with both. A weak model chooses
+evidence instead of writing: CONSILIUM_LLM_CHOOSES=true.
 """
 
 import argparse

@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 LANGUAGES = {"en": 0.6, "de": 0.11, "es": 0.1, "fr": 0.1, "zh": 0.09}
-"""Share of each language."""
+"""Share of each language where wordings are asked."""
+TRAINED = {"en": 0.46, "de": 0.13, "es": 0.13, "fr": 0.13, "zh": 0.15}
+"""Share of each language where they are learned: those with fewer frames and less help from MiniLM's English vectors get more."""
 HELD_OUT = 6
 """Of so many frames one is never trained on: what the model scores on these is on phrasings that it never saw."""
 _SLOT = re.compile(r"\{(\w+)\}|\[([^\[\]]*)\]")
@@ -67,7 +69,8 @@ def held_out(number: int) -> bool:
 
 def asked(meant: Meant, chance: random.Random, held: bool = False, language: str | None = None) -> Asked | None:
     """A wording of `meant`, from frames that are held out or from the others; None where the language has none."""
-    language = language or chance.choices(list(LANGUAGES), list(LANGUAGES.values()))[0]
+    shares = LANGUAGES if held else TRAINED
+    language = language or chance.choices(list(shares), list(shares.values()))[0]
     intent = material()["intents"][meant.intent]
     frames = [f for n, f in enumerate(intent[language]) if held_out(n) == held and ("{topic}" in f) == bool(meant.topic)]
     words = [w for w, t in intent.get("topics", {}).get(language, {}).items() if t == meant.topic]

@@ -43,7 +43,9 @@ class Size:
 
 Row = tuple[list[int], list[bool]]
 """Token ids, and which of them the model would have said."""
-SIZES = {"planner": Size(384, 4, 1024, 6, 10000), "fixture": Size(128, 3, 320, 2, 1800)}
+SIZES = {"planner": Size(384, 4, 1024, 6, 14000), "fixture": Size(128, 3, 320, 2, 1800)}
+COMMON = 6000
+"""How many of the commonest English words have a token of their own, be they in a wording or not, where the vocabulary has room for them."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,15 @@ def model_of(size: Size, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM
     ))  # fmt: skip
 
 
+def common_words(many: int) -> list[str]:
+    """The first English words of MiniLM's vocabulary, which is ordered by how common they are."""
+    from knowledge.guidelines.minilm import package_dir
+
+    ids = Tokenizer.from_file(str(package_dir() / "tokenizer.json")).get_vocab()
+    words = (w for w, _ in sorted(ids.items(), key=lambda pair: pair[1]))
+    return list(itertools.islice((w for w in words if len(w) > 2 and w.isascii() and w.isalpha()), many))
+
+
 def start_from_meanings(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> int:
     """Let the vectors of word-like tokens begin at MiniLM's embeddings of these words, so that words alike begin alike; how many there were.
 
@@ -187,6 +198,8 @@ class Trainer:
     def __init__(self, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, material: Material) -> None:
         self.model, self.tokenizer, self.material = model, tokenizer, material
         self._ids: dict[str, list[int]] = {}
+        every = itertools.chain(material.alone.values(), *material.described, material.conversations)
+        self.sayable = sorted({i for t in every for p in t.pieces if p.learned for i in self.ids(p.text)})
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a piece; long ones are kept."""
@@ -209,38 +222,32 @@ class Trainer:
             learned += [piece.learned] * len(found)
         return ids, learned
 
-    def loss(self, front: str, rows: Sequence[Row], beside: float = 0.0) -> tuple[torch.Tensor, list[list[bool]]]:
+    def loss(self, front: str, rows: Sequence[Row]) -> tuple[torch.Tensor, list[list[bool]]]:
         """Mean loss over the learned tokens of `rows`, and for each row which of these were guessed right.
 
-        An empty `front` leaves it out. `beside`: weight of the tokens that the model is only told, as a plain language model's task.
+        An empty `front` leaves it out, and lets the model choose among the few hundred tokens alone that any transcript says.
         """
         begin = self.ids(front)
         shared = self.model.model(input_ids=torch.tensor([begin]), use_cache=True).past_key_values if begin else None
         order = sorted(range(len(rows)), key=lambda r: len(rows[r][0]))
-        losses, others, hits, count, more = [], [], {}, 0, 0
+        losses, hits, count = [], {}, 0
+        head = self.model.lm_head.weight
+        among = torch.tensor(self.sayable) if not front else torch.arange(len(head))
+        place = torch.zeros(len(head), dtype=torch.long).index_put((among,), torch.arange(len(among)))
         while order:
             some = [order.pop()]
             while order and len(some) < 24 and len(rows[order[-1]][0]) > 0.75 * len(rows[some[0]][0]):
                 some.append(order.pop())
-            hidden, ids, wanted, real = self._chunk(shared, len(begin), [rows[r] for r in some])
-            logits, targets = self.model.lm_head(hidden[wanted]).float(), ids[wanted]
+            hidden, ids, wanted = self._chunk(shared, len(begin), [rows[r] for r in some])
+            logits, targets = hidden[wanted] @ (head[among] if not front else head).T, place[ids[wanted]]
             losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
             count += len(targets)
-            if beside:
-                told = real & ~wanted
-                others.append(
-                    torch.nn.functional.cross_entropy(self.model.lm_head(hidden[told]).float(), ids[told], reduction="sum")
-                )
-                more += int(told.sum())
             right = iter((logits.argmax(-1) == targets).tolist())
             hits.update({r: [next(right) for _ in range(int(n))] for r, n in zip(some, wanted.sum(1).tolist(), strict=True)})
-        whole = torch.stack(losses).sum() / count
-        return whole + (beside * torch.stack(others).sum() / more if beside else 0.0), [hits[r] for r in range(len(rows))]
+        return torch.stack(losses).sum() / count, [hits[r] for r in range(len(rows))]
 
-    def _chunk(
-        self, shared: Any, begin: int, rows: Sequence[Row]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Hidden states before each token, the tokens, which are learned, and which are real [row, place]."""
+    def _chunk(self, shared: Any, begin: int, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Hidden states before each token, the tokens, and which are learned [row, place]."""
         longest, pad = max(len(i) for i, _ in rows), int(self.tokenizer.pad_token_id or 0)
         ids = torch.tensor([i + [pad] * (longest - len(i)) for i, _ in rows])
         learned = torch.tensor([w + [False] * (longest - len(w)) for _, w in rows])
@@ -256,7 +263,7 @@ class Trainer:
             hidden = self.model.model(
                 input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=cache, use_cache=True
             ).last_hidden_state
-        return hidden[:, :-1], ids[:, 1:], learned[:, 1:], real[:, 1:]
+        return hidden[:, :-1], ids[:, 1:], learned[:, 1:]
 
     def batch(self, chance: random.Random, short: int, long: int) -> list[tuple[str, list[Row]]]:
         """Some questions' first rounds on one case, and some whole transcripts of the sample case."""
@@ -280,10 +287,17 @@ class Trainer:
         front, own = next(iter(by_meaning.values())).front, self.material.conversations[0].front
         return [(front, rows + whole)] if front == own or not whole else [(front, rows), (own, whole)]
 
-    def train(self, bare: int, steps: int, short: int, long: int, rate: float, out: Path) -> None:
-        """First `bare` steps on questions and their calls alone, which are short, then `steps` on whole prompts. Each warms up and goes down."""
-        chance = random.Random(SEED)
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
+    def train(self, bare: int, steps: int, short: int, long: int, rate: float, out: Path, cycle: int) -> None:
+        """First `bare` steps on questions and their calls alone, which are short, then `steps` on whole prompts. Each warms up and goes down.
+
+        `cycle`: how often the model was trained before; each sees wordings of its own.
+        """
+        chance = random.Random(SEED + cycle)
+        words = self.model.model.embed_tokens.weight
+        others = [p for p in self.model.parameters() if p is not words]
+        optimizer = torch.optim.AdamW(
+            [{"params": others, "weight_decay": 0.05}, {"params": [words], "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.98)
+        )
         started, told, seen = time.monotonic(), 0.0, 0.0
         self.model.train()
         for step in range(bare + steps):
@@ -294,7 +308,7 @@ class Trainer:
                 group["lr"] = peak * min(1.0, (place + 1) / 60) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * place / many)))
             groups = self.batch(chance, short, long if whole else 0)
             for front, rows in groups:
-                loss, hits = self.loss(front if whole else "", rows, 0.0)
+                loss, hits = self.loss(front if whole else "", rows)
                 loss.backward()
                 if rows is groups[0][1]:
                     right = sum(all(h) for h in hits) / len(hits)
@@ -365,8 +379,8 @@ def main() -> None:
     reader.add_argument("--out", type=Path, required=True)
     reader.add_argument("--bare", type=int, default=1500, help="Steps on questions and calls alone.")
     reader.add_argument("--steps", type=int, default=300, help="Steps on whole prompts after them.")
-    reader.add_argument("--conversations", type=int, default=240)
-    reader.add_argument("--cases", type=int, default=24)
+    reader.add_argument("--conversations", type=int, default=600)
+    reader.add_argument("--cases", type=int, default=32)
     reader.add_argument("--short", type=int, default=40)
     reader.add_argument("--long", type=int, default=2)
     reader.add_argument("--rate", type=float, default=1e-3)
@@ -384,23 +398,26 @@ def main() -> None:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(given.begin)
         model = Qwen3ForCausalLM.from_pretrained(given.begin, dtype=torch.float32)
     else:
-        tokenizer = tokenizer_of(vocabulary_texts(found, random.Random(SEED), 20000), SIZES[given.size].vocabulary)
-        model = model_of(SIZES[given.size], tokenizer)
+        size = SIZES[given.size]
+        common = [" " + w for w in common_words(COMMON)] * 6 if size.vocabulary > 2 * COMMON else []
+        tokenizer = tokenizer_of([*vocabulary_texts(found, random.Random(SEED), 20000), *common], size.vocabulary)
+        model = model_of(size, tokenizer)
         begun = start_from_meanings(model, tokenizer)
         print(f"{begun} of {len(tokenizer)} tokens begin at a word's meaning", flush=True)
+    made = given.begin / "made.json" if given.begin else None
+    earlier = [*json.loads(made.read_text(encoding="utf-8"))["trained"]] if made else []
     trainer = Trainer(model, tokenizer, found)
     parameters = sum(p.numel() for p in model.parameters())
     print(
         f"{parameters:,} parameters, {len(trainer.ids(found.conversations[0].front))} tokens in front, {len(found.conversations)} transcripts",
         flush=True,
     )
-    trainer.train(given.bare, given.steps, given.short, given.long, given.rate, given.out)
+    trainer.train(given.bare, given.steps, given.short, given.long, given.rate, given.out, len(earlier))
     save(model, tokenizer, given.out)
     told = {
         "parameters": parameters,
         "seed": SEED,
-        "steps": [given.bare, given.steps],
-        "begun_from": str(given.begin or "nothing"),
+        "trained": [*earlier, {n: getattr(given, n) for n in ("bare", "steps", "short", "long", "rate")}],
         "size": given.size,
         **trainer.scores(600),
     }
