@@ -42,7 +42,7 @@ def link(data_with_sample: Path) -> Iterator[str]:
 @pytest.fixture
 def data(data_with_sample: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
-    shutil.copytree(data_with_sample, tmp_path / "data", ignore=shutil.ignore_patterns("*.db*"))
+    shutil.copytree(data_with_sample, tmp_path / "data", ignore=shutil.ignore_patterns("conversations*", "checkpoints*"))
     return tmp_path / "data"
 
 
