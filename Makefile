@@ -6,7 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run test slow-test vllm-setup vllm-test vllm-scores services setup check bench eval agent-eval questions lock clean
+.PHONY: run web-vendor test slow-test vllm-setup vllm-test vllm-scores services setup check bench eval agent-eval questions lock clean
 
 run: setup
 	$(PY) -m serving serve --sample --port $(PORT) --data $(DATA)
@@ -66,6 +66,9 @@ agent-eval: setup  # plans, whole answers, grounding, attacks: fails below the c
 
 questions: setup
 	$(PY) -m tests.questions
+
+web-vendor:  # what the page ships from others, made anew from npm (not needed to run or to change the page)
+	cd serving/vendor && npm ci --no-audit --no-fund && node build.mjs
 
 lock: setup
 	$(VENV)/bin/pip install -q pip-tools

@@ -291,7 +291,8 @@ class Assistant:
         kept = (await self._graph.aget_state(_config(conversation.id))).values if self._graph.checkpointer else {}
         before: list[AnyMessage] = list(kept.get("messages", []))
         if not before:
-            messages: list[AnyMessage] = [SystemMessage(prompt("system")), *_told(history)]
+            said = history or [text for m in self.memory.messages(conversation.id) for text in (m.question, m.answer.text)]
+            messages: list[AnyMessage] = [SystemMessage(prompt("system")), *_told(said)]
             reads = messages
         elif sum(_asks(m) for m in before) > 2 * KEPT_TURNS:
             reads = _summed_up(self.memory.messages(conversation.id), [*before, *_closed(before)])

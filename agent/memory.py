@@ -1,5 +1,6 @@
 """Conversations, their messages and numbered evidence, kept in a database; nothing here is held in a global."""
 
+import json
 import re
 import threading
 import uuid
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, delete, func, select
+from sqlalchemy import JSON, delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -68,6 +69,13 @@ class Conversation(Frozen):
     created: str
     patient_id: str | None
     study_ids: list[str] | None
+
+
+class Listed(Conversation):
+    """A conversation in a list: its first question, and how many there are."""
+
+    title: str
+    asked: int
 
 
 class Message(Frozen):
@@ -136,6 +144,59 @@ class Memory:
         with Session(self.engine) as session:
             rows = session.scalars(select(ConversationRow).order_by(ConversationRow.created.desc()))
             return [Conversation(id=r.id, created=r.created, patient_id=r.patient_id, study_ids=r.study_ids) for r in rows]
+
+    def listed(self, patient_id: str | None, words: str, asked: bool, limit: int) -> list[Listed]:
+        """Conversations, newest first: a patient's, those with all `words` in one question or answer, those in which something was asked."""
+        with Session(self.engine) as session:
+            of = (
+                select(MessageRow.conversation_id, func.count().label("asked"), func.min(MessageRow.number).label("first"))
+                .group_by(MessageRow.conversation_id)
+                .subquery()
+            )
+            query = select(ConversationRow, of.c.asked, of.c.first).join(
+                of, of.c.conversation_id == ConversationRow.id, isouter=not asked
+            )
+            if patient_id is not None:
+                query = query.where(ConversationRow.patient_id == patient_id)
+            for word in words.split():
+                told = or_(
+                    MessageRow.question.icontains(word, autoescape=True),
+                    MessageRow.answer["text"].as_string().icontains(word, autoescape=True),
+                )
+                query = query.where(ConversationRow.id.in_(select(MessageRow.conversation_id).where(told)))
+            rows = session.execute(query.order_by(ConversationRow.created.desc()).limit(limit)).all()
+            firsts = select(MessageRow.conversation_id, MessageRow.question).where(
+                MessageRow.number == 1, MessageRow.conversation_id.in_([r[0].id for r in rows])
+            )
+            titles = dict(session.execute(firsts).tuples().all())
+            return [Listed(id=r.id, created=r.created, patient_id=r.patient_id, study_ids=r.study_ids, title=titles.get(r.id, "")[:200], asked=n or 0)
+                    for r, n, _ in rows]  # fmt: skip
+
+    def branch(self, conversation_id: str, before: str) -> Conversation:
+        """A new conversation on the same case with the messages that stood before message `before`, and their evidence. Raises Unknown."""
+        old = self.conversation(conversation_id)
+        with Session(self.engine) as session, session.begin():
+            end = session.get(MessageRow, before)
+            if end is None or end.conversation_id != conversation_id:
+                raise Unknown(f"there is no message {before} in this conversation", "show the conversation")
+            made = Conversation(
+                id=f"c_{uuid.uuid4().hex[:16]}", created=now(), patient_id=old.patient_id, study_ids=old.study_ids
+            )
+            session.add(ConversationRow(**made.model_dump()))
+
+            def own(data: dict[str, Any]) -> dict[str, Any]:
+                copied: dict[str, Any] = json.loads(json.dumps(data).replace(conversation_id, made.id))
+                return copied
+
+            kept = select(MessageRow).where(MessageRow.conversation_id == conversation_id, MessageRow.number < end.number)
+            for row in session.scalars(kept.order_by(MessageRow.number)).all():
+                name = f"m_{uuid.uuid4().hex[:16]}"
+                session.add(MessageRow(id=name, conversation_id=made.id, number=row.number, created=row.created, question=row.question,
+                                       answer={**own(row.answer), "id": name}))  # fmt: skip
+            for fact in session.scalars(select(EvidenceRow).where(EvidenceRow.scope == conversation_id)).all():
+                session.add(EvidenceRow(id=fact.id.replace(conversation_id, made.id), scope=made.id, number=fact.number,
+                                        patient_id=fact.patient_id, data=own(fact.data)))  # fmt: skip
+        return made
 
     def forget(self, conversation_id: str) -> None:
         self.conversation(conversation_id)

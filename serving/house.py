@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.answer import PlannerRef
@@ -23,6 +24,8 @@ from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
 from knowledge.reporting.drafts import DraftStore
 from knowledge.studies.archive import Archive
+from knowledge.studies.frames import Shown, shown
+from knowledge.studies.nifti import read_mask
 from knowledge.studies.volume import Volume
 from knowledge.teaching.sessions import TeachingStore
 from serving.access.keys import KeyRing
@@ -45,6 +48,8 @@ class Viewer:
 
     archive: Archive
     _stacks: "OrderedDict[str, Volume]" = field(default_factory=OrderedDict)
+    _shown: "OrderedDict[str, Shown]" = field(default_factory=OrderedDict)
+    _masks: "OrderedDict[Path, Volume]" = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def stack(self, series_id: str) -> Volume:
@@ -57,10 +62,29 @@ class Viewer:
             self._stacks.move_to_end(series_id)
             return self._stacks[series_id]
 
+    def shown(self, series_id: str) -> Shown:
+        """How the stack is shown."""
+        stack = self.stack(series_id)
+        with self._lock:
+            if series_id not in self._shown:
+                self._shown[series_id] = shown(stack)
+            return self._shown[series_id]
+
+    def mask(self, series_id: str, path: Path) -> Volume:
+        """A mask over the stack of its series."""
+        stack = self.stack(series_id)
+        with self._lock:
+            if path not in self._masks:
+                self._masks[path] = read_mask(path).aligned_with(stack)
+                while len(self._masks) > 2 * SHOWN:
+                    self._masks.popitem(last=False)
+            return self._masks[path]
+
     def forget(self) -> None:
         """Drop everything (a study was deleted)."""
         with self._lock:
-            self._stacks.clear()
+            for kept in (self._stacks, self._shown, self._masks):
+                kept.clear()
 
 
 @dataclass(frozen=True)

@@ -136,9 +136,15 @@ def main() -> None:
         figures["ready_s"] = statistics.median(ready(data, 8462 + n) for n in range(3))
         figures |= asyncio.run(talks(data))
         figures |= streamed(data, 8470)
-    from tests import bench_agent, bench_guidelines, bench_intake, bench_models
+    from tests import bench_agent, bench_guidelines, bench_intake, bench_models, bench_page
 
-    figures |= bench_models.figures() | bench_intake.figures() | bench_guidelines.figures() | bench_agent.figures()
+    figures |= (
+        bench_models.figures()
+        | bench_intake.figures()
+        | bench_guidelines.figures()
+        | bench_agent.figures()
+        | bench_page.figures()
+    )
     figures = {k: round(v, 4) for k, v in figures.items()}
     args.out.write_text(json.dumps({"cpus": os.cpu_count(), "figures": figures}, indent=1) + "\n")
     for name, value in figures.items():

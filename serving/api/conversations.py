@@ -11,12 +11,14 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from agent.answer import Answer
 from agent.errors import Unknown
-from agent.memory import Conversation, Message
+from agent.memory import Conversation, Listed, Message
 from agent.run import Event
+from agent.suggest import suggestions
 from knowledge.case import Handle
 from knowledge.evidence import Frozen
 from serving.api.deps import Caller, HouseDep
 from serving.errors import Problem, problem
+from serving.exported import FORMS
 from serving.house import House
 
 router = APIRouter(tags=["conversations"])
@@ -60,6 +62,13 @@ class Question(BaseModel):
             return self.text
         column, row, frame = self.at.point
         return f"{self.text} (at {self.at.series}: {column:g}, {row:g}, {frame:g})"
+
+
+class Branch(BaseModel):
+    """Before which message the new conversation leaves the old one."""
+
+    model_config = ConfigDict(extra="forbid")
+    before: str = Field(max_length=64)
 
 
 class Decision(BaseModel):
@@ -148,9 +157,31 @@ async def confirm(house: HouseDep, who: Caller, conversation_id: str, decision: 
     return await house.assistant.confirm(conversation_id, decision.approve)
 
 
-@router.get("/v1/conversations", operation_id="list_conversations", summary="All conversations, newest first")
-def list_conversations(house: HouseDep, who: Caller) -> list[Conversation]:
-    return house.memory.conversations()
+@router.get("/v1/conversations", operation_id="list_conversations", summary="Conversations, newest first")
+def list_conversations(
+    house: HouseDep, who: Caller, patient_id: Annotated[str | None, Query(max_length=128)] = None,
+    q: Annotated[str, Query(max_length=200, description="Words that a question or an answer holds.")] = "",
+    asked: Annotated[bool, Query(description="Leave out those in which nothing was asked yet.")] = False,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> list[Listed]:  # fmt: skip
+    return house.memory.listed(patient_id, q, asked, limit)
+
+
+@router.get("/v1/conversations/{conversation_id}/suggestions", operation_id="suggest", summary="Questions that fit the case")
+def suggest(
+    house: HouseDep, who: Caller, conversation_id: str, language: Annotated[str, Query(max_length=16)] = "en"
+) -> list[str]:
+    """In English, German, Spanish, French or Chinese."""
+    case = house.assistant.case_of(house.memory.conversation(conversation_id))
+    return suggestions(case.inventory() if case else None, language[:2])
+
+
+@router.post("/v1/conversations/{conversation_id}/branch", status_code=201, operation_id="branch",
+             summary="Go on from before a question in a new conversation")  # fmt: skip
+def branch(house: HouseDep, who: Caller, conversation_id: str, where: Branch) -> Opened:
+    """What was said before the message, and its evidence, are there; the message isn't, and the old conversation stays as it is."""
+    made = house.memory.branch(conversation_id, where.before)
+    return Opened(id=made.id, handles=_handles(house, made))
 
 
 @router.get("/v1/conversations/{conversation_id}", operation_id="show_conversation", summary="A conversation with its messages")
@@ -173,15 +204,18 @@ def feedback(house: HouseDep, who: Caller, conversation_id: str, message_id: str
     house.memory.rate(conversation_id, message_id, given.rating, given.correction)
 
 
-@router.get("/v1/conversations/{conversation_id}/export", operation_id="export_conversation", summary="A conversation as Markdown",
-            response_class=Response, responses={200: {"content": {"text/markdown": {}}}})  # fmt: skip
-def export(house: HouseDep, who: Caller, conversation_id: str, format: Annotated[Literal["md"], Query()] = "md") -> Response:
-    """Questions, statements and the evidence that each stands on."""
-    messages = house.memory.messages(house.memory.conversation(conversation_id).id)
+@router.get("/v1/conversations/{conversation_id}/export", operation_id="export_conversation", summary="A conversation as a file",
+            response_class=Response, responses={200: {"content": {m.split(";")[0]: {} for _, m, _ in FORMS.values()}}})  # fmt: skip
+def export(
+    house: HouseDep, who: Caller, conversation_id: str, format: Annotated[Literal["md", "pdf", "fhir"], Query()] = "md"
+) -> Response:
+    """Questions, statements and the evidence that each stands on: Markdown, PDF, or a FHIR document (a preliminary Composition)."""
+    conversation = house.memory.conversation(conversation_id)
+    messages = house.memory.messages(conversation_id)
     if not messages:
         raise Unknown("the conversation has no messages", "ask something first")
-    lines = ["# Consilium conversation", "", "Research use only; not a medical device.", ""]
-    for message in messages:
-        lines += [f"## {message.question}", "", message.answer.text, "", "Evidence:", ""]
-        lines += [f"- [{e.id}] {e.kind}: {e.statement} ({e.href})" for e in message.answer.evidence] + [""]
-    return Response("\n".join(lines), media_type="text/markdown; charset=utf-8")
+    make, media, ending = FORMS[format]
+    name = f"consilium-{conversation.id}.{ending}"
+    return Response(
+        make(conversation, messages), media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}"'}
+    )

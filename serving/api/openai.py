@@ -1,5 +1,6 @@
 """The OpenAI API's `models` and `chat/completions`, so that chat clients work unchanged."""
 
+import base64
 import json
 import re
 import time
@@ -11,9 +12,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 
 from agent.answer import Answer
+from knowledge.errors import NotFound
+from knowledge.studies.intake import Hints
+from knowledge.studies.unpack import from_bytes
 from serving.api.deps import Caller, HouseDep
+from serving.api.studies import form_of
 from serving.errors import Problem, problem
 from serving.house import House
 
@@ -54,15 +61,17 @@ async def chat(house: HouseDep, who: Caller, request: ChatRequest, raw: Request)
             raise Problem(422, "InvalidRequest", "there is no user message", "send one")
         if texts[-1].startswith("### Task:"):  # a client's housekeeping (titles, tags) isn't a question about a patient
             return _whole("Consilium", texts[-1]) if not request.stream else _sse(_plain("Consilium"))
-        conversation = _conversation(house, request, texts)
+        files = await run_in_threadpool(_files, house, request.messages, who)
+        conversation = _conversation(house, request, texts, files)
+        page = str(raw.base_url)
         question = _NAMED.sub("", texts[-1]).strip()
         images = _images(request.messages)
         if request.stream:
-            return _sse(_chunks(house, conversation, question, images, _earlier(request.messages)))
+            return _sse(_chunks(house, conversation, question, images, _earlier(request.messages), page))
         async with aclosing(house.assistant.stream(conversation, question, images, _earlier(request.messages))) as events:
             async for event in events:
                 if event.name == "answer":
-                    return _whole(event.data["text"], question, event.data)
+                    return _whole(event.data["text"], question, event.data, _marks(Answer.model_validate(event.data), page))
         raise Problem(500, "NoAnswer", "no answer came", "ask again")
     except Exception as error:  # the outer door of a standard with its own error form
         body = problem(error)
@@ -100,9 +109,72 @@ def _images(messages: list[ChatMessage]) -> list[str]:
     return [str(p["image_url"]["url"]) for p in parts if p.get("type") == "image_url" and isinstance(p.get("image_url"), dict)]
 
 
-def _conversation(house: House, request: ChatRequest, texts: list[str]) -> str:
+def _files(house: House, messages: list[ChatMessage], who: str) -> list[str]:
+    """Ids of the files that messages name or bring with them, which are taken into the archive."""
+    found = []
+    for message in messages:
+        for part in message.content if isinstance(message.content, list) else []:
+            file = part.get("file") if part.get("type") == "file" else None
+            if not isinstance(file, dict):
+                continue
+            if file.get("file_id"):
+                found.append(str(file["file_id"]))
+            elif file.get("file_data"):
+                try:
+                    data = base64.b64decode(str(file["file_data"]).rpartition(",")[2], validate=True)
+                except ValueError as error:
+                    raise Problem(
+                        422, "InvalidRequest", "file_data isn't base64", "send a data URL, or upload it with POST /v1/files"
+                    ) from error
+                found.append(_taken(house, str(file.get("filename") or "file"), data, who))
+    return found
+
+
+def _taken(house: House, name: str, data: bytes, who: str) -> str:
+    done = house.archive.add(from_bytes(name, data), Hints(), who)
+    if not done.studies and not done.records:
+        raise Problem(
+            422,
+            "NothingTaken",
+            "; ".join(r.reason for r in done.rejected[:3]) or "nothing was in it",
+            "send DICOM, NIfTI, a report, or a zip of them",
+        )
+    return f"file-{(done.studies or done.records)[0].id}"
+
+
+def _owner(house: House, file_id: str) -> str:
+    """The patient whose file it is. Raises NotFound."""
+    name = file_id.removeprefix("file-")
+    try:
+        return house.archive.study(name).patient_id
+    except NotFound:
+        return house.archive.report(name).patient_id
+
+
+@router.post("/v1/files", operation_id="openai_file", summary="Upload a file, as the OpenAI API has it")
+async def upload(house: HouseDep, who: Caller, request: Request) -> dict[str, Any]:
+    """Fields `file` and `purpose`. A study or report is taken into the archive; a message names it with `{"type": "file", "file": {"file_id": …}}`."""
+    form = await form_of(request, house.settings.max_upload_mb * 2**20)
+    try:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise Problem(422, "InvalidRequest", "no file came", "send it as the field named file")
+        name, data = file.filename or "file", await file.read()
+        taken = await run_in_threadpool(_taken, house, name, data, who)
+        return {"id": taken, "object": "file", "bytes": len(data), "created_at": int(time.time()), "filename": name,
+                "purpose": str(form.get("purpose") or "user_data"), "status": "processed"}  # fmt: skip
+    finally:
+        await form.close()
+
+
+def _conversation(house: House, request: ChatRequest, texts: list[str], files: list[str]) -> str:
     metadata = request.metadata or {}
     patient, studies = metadata.get("patient_id"), metadata.get("study_ids")
+    owners = {_owner(house, f) for f in files}
+    if len(owners) > 1:
+        raise Problem(409, "MixedPatients", "these files belong to different patients", "ask about one patient at a time")
+    if owners and not (patient or studies):
+        patient = owners.pop()
     if isinstance(studies, str):
         studies = [s.strip() for s in studies.split(",") if s.strip()]
     for text in texts if not (patient or studies) else []:
@@ -117,8 +189,17 @@ def _usage(question: str, text: str) -> dict[str, int]:
     return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
 
 
-def _whole(text: str, question: str, answer: dict[str, Any] | None = None) -> dict[str, Any]:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+def _marks(answer: Answer, page: str) -> list[dict[str, Any]]:
+    """Citations that open the evidence on the page."""
+    return [{"type": "url_citation", "url_citation": {"url": f"{page}#evidence={e.href.rsplit('/', 1)[1]}", "title": f"[{e.id}] {e.title}"}}
+            for e in answer.evidence]  # fmt: skip
+
+
+def _whole(
+    text: str, question: str, answer: dict[str, Any] | None = None, marks: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    message = {"role": "assistant", "content": text, **({"annotations": marks} if marks else {})}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return {"id": f"chatcmpl-{uuid.uuid4().hex}", "object": "chat.completion", "created": int(time.time()), "model": MODEL,
             "choices": [choice], "usage": _usage(question, text), **({"consilium": answer} if answer else {})}  # fmt: skip
 
@@ -141,21 +222,26 @@ async def _plain(text: str) -> AsyncIterator[str]:
     yield "data: [DONE]\n\n"
 
 
-async def _chunks(house: House, conversation: str, question: str, images: list[str], history: list[str]) -> AsyncIterator[str]:
+async def _chunks(
+    house: House, conversation: str, question: str, images: list[str], history: list[str], page: str
+) -> AsyncIterator[str]:
     """Steps as status lines, then the text, the citations, and the usage."""
     try:
         yield _chunk({"role": "assistant", "content": ""})
         async with aclosing(house.assistant.stream(conversation, question, images, history)) as events:
             async for event in events:
                 if event.name == "tool.started":
-                    yield _chunk(None, event={"type": "status", "data": {"description": event.data["tool"], "done": False}})
+                    yield _chunk(
+                        None, event={"type": "status", "data": {"description": f"{event.data['tool']} …", "done": False}}
+                    )
+                elif event.name == "tool.finished":
+                    told = f"{event.data['tool']}: {event.data['status']}, {event.data['seconds']} s"
+                    yield _chunk(None, event={"type": "status", "data": {"description": told, "done": False}})
                 elif event.name == "answer":
                     answer = Answer.model_validate(event.data)
                     for paragraph in answer.text.split("\n\n"):
                         yield _chunk({"content": paragraph + "\n\n"})
-                    marks = [{"type": "url_citation", "url_citation": {"url": e.href, "title": f"[{e.id}] {e.title}"}}
-                             for e in answer.evidence]  # fmt: skip
-                    yield _chunk({"annotations": marks})
+                    yield _chunk({"annotations": _marks(answer, page)})
                     yield _chunk(None, event={"type": "status", "data": {"description": "answered", "done": True}})
                     yield _chunk({}, "stop")
                     yield _chunk(None, usage=_usage(question, answer.text))

@@ -26,6 +26,7 @@ from knowledge.studies.archive import Import
 from knowledge.studies.audit import AuditEntry
 from knowledge.studies.deidentify.profile import Option
 from knowledge.studies.export import options_of, write_zip
+from knowledge.studies.frames import thinned
 from knowledge.studies.model import Series, Study
 from knowledge.studies.unpack import Incoming, from_stream, opened_again
 from serving.api.deps import Caller, HouseDep
@@ -209,7 +210,8 @@ def delete_study(house: HouseDep, who: Caller, study_id: str) -> None:
     house.viewer.forget()
 
 
-def _series(house: House, study_id: str, series_id: str) -> Series:
+def series_of(house: House, study_id: str, series_id: str) -> Series:
+    """The series by id, UID or handle. Raises NotFound."""
     for series in house.archive.study(study_id).series:
         if series_id in (series.id, series.series_uid, series.handle):
             return series
@@ -222,9 +224,9 @@ def slice_png(house: HouseDep, who: Caller, study_id: str, series_id: str, n: in
               window: Annotated[str | None, Query(pattern=r"^-?\d+(\.\d+)?,\d+(\.\d+)?$")] = None,
               overlay: str | None = None) -> Response:  # fmt: skip
     """Frame `n` from 0; `window` as centre,width; `overlay` the name of a mask of this series."""
-    series = _series(house, study_id, series_id)
+    series = series_of(house, study_id, series_id)
     stack = house.viewer.stack(series.id)
-    mask = nifti.read_mask(_mask_path(house, series, overlay)).aligned_with(stack) if overlay else None
+    mask = nifti.read_mask(mask_path(house, series, overlay)).aligned_with(stack) if overlay else None
     chosen = None
     if window:
         centre, width = (float(v) for v in window.split(","))
@@ -233,7 +235,8 @@ def slice_png(house: HouseDep, who: Caller, study_id: str, series_id: str, n: in
     return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=300"})
 
 
-def _mask_path(house: House, series: Series, name: str) -> Any:
+def mask_path(house: House, series: Series, name: str) -> Path:
+    """The file of a mask of this series. Raises NotFound."""
     folder = house.archive.derived(series.id)
     if name not in mask_files(folder):
         raise NotFound(f"the series has no mask {name}", "ask for a segmentation first")
@@ -242,22 +245,26 @@ def _mask_path(house: House, series: Series, name: str) -> Any:
 
 @router.get("/v1/studies/{study_id}/series/{series_id}/masks", operation_id="list_masks", summary="Masks made from a series")
 def list_masks(house: HouseDep, who: Caller, study_id: str, series_id: str) -> list[str]:
-    return mask_files(house.archive.derived(_series(house, study_id, series_id).id))
+    return mask_files(house.archive.derived(series_of(house, study_id, series_id).id))
 
 
 @router.get("/v1/studies/{study_id}/series/{series_id}/masks/{name}", operation_id="mask_nifti", summary="A mask as NIfTI",
             response_class=Response, responses={200: {"content": {"application/gzip": {}}}})  # fmt: skip
 def mask_nifti(house: HouseDep, who: Caller, study_id: str, series_id: str, name: str) -> Response:
     """The mask in the space of its source series."""
-    path = _mask_path(house, _series(house, study_id, series_id), name)
+    path = mask_path(house, series_of(house, study_id, series_id), name)
     return Response(path.read_bytes(), media_type="application/gzip")
 
 
 @router.get("/v1/studies/{study_id}/series/{series_id}/volume.nii.gz", operation_id="volume_nifti", summary="A series as NIfTI",
             response_class=Response, responses={200: {"content": {"application/gzip": {}}}})  # fmt: skip
-def volume_nifti(house: HouseDep, who: Caller, study_id: str, series_id: str) -> Response:
+def volume_nifti(
+    house: HouseDep, who: Caller, study_id: str, series_id: str,
+    at_most: Annotated[int | None, Query(ge=32, le=1024, description="Leave voxels out so that no axis has more (for looking at).")] = None,
+) -> Response:  # fmt: skip
     """The voxels in their source grid, float32."""
-    volume = house.archive.volume(_series(house, study_id, series_id).id)
+    volume = house.archive.volume(series_of(house, study_id, series_id).id)
+    volume = thinned(volume, at_most) if at_most else volume
     return Response(nifti.to_bytes(volume), media_type="application/gzip")
 
 

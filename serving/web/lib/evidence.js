@@ -1,0 +1,38 @@
+// What an evidence is called in short, and how it is opened.
+import { get } from '/web/lib/api.js';
+import { chosen, drawer, folded, pane } from '/web/lib/store.js';
+import { show } from '/web/lib/viewer.js';
+import { quantity, t } from '/web/lib/words.js';
+
+export const ICONS = { finding: 'scan-search', measurement: 'ruler', report: 'file-text', record: 'clipboard-list', guideline: 'book-open', rule: 'calculator' };
+export const WAYS = { measurement: 'measured', finding: 'seen', report: 'quoted', record: 'quoted', guideline: 'recommended', rule: 'computed' };
+
+const short = (text, most = 26) => (text.length > most ? `${text.slice(0, most - 1).trimEnd()}…` : text);
+export function label(evidence) {
+  const { kind, value, unit, title, source } = evidence;
+  if (kind === 'measurement') return quantity(value, unit);
+  if (kind === 'record') return short(`${title}${typeof value === 'number' || typeof value === 'string' ? ` ${quantity(value, unit ?? '')}` : ''}`);
+  if (kind === 'guideline') return short([source.document?.split(/[ :,]/)[0], source.date?.slice(0, 4), source.page ? `${t('page_short')} ${source.page}` : ''].filter(Boolean).join(' '));
+  if (kind === 'rule') return short(value?.category ? `${title}: ${value.category}` : title, 32);
+  if (kind === 'finding' && typeof value?.probability === 'number') return short(`${value.label} ${Math.round(100 * value.probability)} %`);
+  if (kind === 'report') return short(source.section ? source.section.toLowerCase() : t('kinds.report'));
+  return short(title);
+}
+
+let asked = 0;
+export async function open(evidence) {
+  asked += 1;
+  const mine = asked;
+  const full = await get(evidence.href);
+  if (mine !== asked) return;
+  chosen.value = evidence.href;
+  drawer.value = { kind: 'evidence', full, back: drawer.value?.kind === 'draft' || drawer.value?.kind === 'check' ? drawer.value : drawer.value?.back ?? null };
+  folded.value = { ...folded.value, drawer: false };
+  pane.value = 'view';
+  const { opened, source } = full;
+  if (opened.png) {
+    await show(opened.study_id, opened.series_id, { frame: opened.frame, line: source.line, box: source.box, mask: source.mask?.split('/').pop(),
+      label: full.kind === 'measurement' ? quantity(full.value, full.unit) : null });
+  }
+}
+export const openById = async (id) => open({ href: `/v1/evidence/${id}` });
