@@ -79,7 +79,7 @@ function walk(by) {
 const KEYS = {
   '/': () => document.getElementById('question').focus(), j: () => walk(1), k: () => walk(-1),
   e: () => document.activeElement.closest('.statement')?.querySelector('.chip')?.click(),
-  '[': () => step(-1), ']': () => step(1), w: nextPreset, c: guarded(compare), '.': () => { if (working.value) stop(); }, n: guarded(begin), '?': () => { help.value = true; },
+  '[': () => step(-1), ']': () => step(1), w: nextPreset, c: guarded(compare), '.': () => { if (working.value) stop(); }, n: guarded(() => begin()), '?': () => { help.value = true; },
 };
 document.addEventListener('keydown', (event) => {
   if ((event.metaKey || event.ctrlKey) && event.key.toLowerCase() === 'k') { event.preventDefault(); palette.value = !palette.value; return; }
@@ -101,7 +101,6 @@ for (const name of ['dragover', 'dragleave', 'drop']) {
 render(html`<${App} />`, document.getElementById('app'));
 guarded(async () => {
   ready.value = await fetch('/readyz').then((r) => r.json());
-
   await refresh();
   if (wanted.conversation) await resume(wanted.conversation);
   if (wanted.evidence) await openById(wanted.evidence);

@@ -1,6 +1,6 @@
 // The patient, the case's parts in time, and the conversation about it.
 import { get, patch, post, remove, upload } from '/web/lib/api.js';
-import { asking, conversation, drawer, editing, followUps, history, pane, patient, patients, place, studies, suggestions, timeline, turns, uploads } from '/web/lib/store.js';
+import { alone, asking, conversation, drawer, editing, followUps, history, pane, patient, patients, place, studies, suggestions, timeline, turns, uploads } from '/web/lib/store.js';
 import { spoken, t } from '/web/lib/words.js';
 import { show } from '/web/lib/viewer.js';
 
@@ -33,10 +33,11 @@ export async function choose(id) {
   await listed();
 }
 
-// A new conversation about the case. It is kept once something is asked.
-export async function begin() {
-  const opened = await post('/v1/conversations', { patient_id: patient.value });
-  [conversation.value, turns.value, place.value, editing.value] = [opened.id, [], null, null];
+// A new conversation about the patient, or about one study alone. It is kept once something is asked.
+export async function begin(study = null) {
+  const opened = await post('/v1/conversations', study ? { study_ids: [study.id] } : { patient_id: patient.value });
+  alone.value = study;
+  [conversation.value, turns.value, suggestions.value, place.value, editing.value] = [opened.id, [], [], null, null];
   await suggest();
 }
 
@@ -54,6 +55,7 @@ export async function resume(id) {
     patient.value = found.patient_id;
     await reload();
   }
+  alone.value = null;
   conversation.value = id;
   turns.value = found.messages.map((m) => ({ key: m.id, question: m.question, answer: m.answer, steps: m.answer.plan, state: 'done' }));
   [place.value, editing.value] = [null, null];
@@ -102,7 +104,8 @@ export async function take(files, fields = {}) {
   uploads.value = [{ key, rows, share: 0, state: 'sending' }, ...uploads.value];
   const whole = rows.reduce((sum, r) => sum + r.size, 0) || 1;
   try {
-    const done = await upload(files, fields, (loaded) => {
+    // The open patient's, where a file doesn't say whose it is.
+    const done = await upload(files, { patient_id: patient.value, ...fields }, (loaded) => {
       let left = loaded;
       const shown = rows.map((r) => { const mine = Math.min(r.size, left); left -= mine; return { ...r, share: r.size ? mine / r.size : 1, state: mine >= r.size ? 'checking' : 'sending' }; });
       put({ rows: shown, share: Math.min(1, loaded / whole), state: loaded >= whole ? 'checking' : 'sending' });

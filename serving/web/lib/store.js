@@ -24,6 +24,7 @@ export const uploads = signal([]);
 export const history = signal([]);
 
 export const conversation = signal(null);
+export const alone = signal(null);
 export const turns = signal([]);
 export const suggestions = signal([]);
 export const place = signal(null);

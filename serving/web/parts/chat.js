@@ -4,7 +4,7 @@ import { ask, stop } from '/web/lib/ask.js';
 import { Button, Icon, download, guarded, useNewest } from '/web/lib/common.js';
 import { begin, forget, listed, resume } from '/web/lib/case.js';
 import { blob } from '/web/lib/api.js';
-import { asking, conversation, editing, gone, history, patients, place, suggestions, turns, working } from '/web/lib/store.js';
+import { alone, asking, conversation, editing, gone, history, patients, place, suggestions, turns, working } from '/web/lib/store.js';
 import { t } from '/web/lib/words.js';
 import { Answer, Plan } from '/web/parts/answer.js';
 
@@ -37,7 +37,7 @@ function History() {
 const FORMS = [['md', 'Markdown', 'md'], ['pdf', 'PDF', 'pdf'], ['fhir', 'FHIR', 'json']];
 function Head() {
   const out = (form, ending) => guarded(async () => download(await blob(`/v1/conversations/${conversation.value}/export?format=${form}`), `consilium-${conversation.value}.${ending}`));
-  return html`<div class="chat-head"><${Button} icon="plus" text=${t('new_conversation')} label=${t('new_conversation')} class="button" onClick=${guarded(begin)} />
+  return html`<div class="chat-head"><${Button} icon="plus" text=${t('new_conversation')} label=${t('new_conversation')} class="button" onClick=${guarded(() => begin())} />
     <details class="menu"><summary class="button" title=${t('history')}><${Icon} name="history" /><span>${t('history')}</span></summary><${History} /></details><span class="grow"></span>
     <details class="menu end"><summary class="button" title=${t('export')} aria-disabled=${!turns.value.some((x) => x.answer)}><${Icon} name="download" /><span>${t('export')}</span></summary>
       <div class="sheet">${FORMS.map(([form, text, ending]) => html`<button key=${form} type="button" class="entry" disabled=${!turns.value.some((x) => x.answer)} onClick=${out(form, ending)}>${text}</button>`)}</div></details></div>`;
@@ -77,6 +77,7 @@ export function Chat() {
       ${empty && suggestions.value.length > 0 && html`<div class="starters"><p class="quiet">${t('try')}</p>${suggestions.value.map((text) => html`<button key=${text} type="button" class="button" onClick=${() => ask(text)}>${text}</button>`)}</div>`}
       ${turns.value.map((turn) => html`<${Turn} key=${turn.key} turn=${turn} last=${turn === last} next=${turn === last ? next : []} />`)}
     </div>
+    ${alone.value && html`<p class="notice-line alone">${t('about_alone', { study: `${alone.value.date ?? t('undated')} ${alone.value.description}` })} <button type="button" class="link" onClick=${guarded(() => begin())}>${t('whole_case')}</button></p>`}
     ${gone.value && html`<p class="problem" role="alert">${t('server_gone')}</p>`}
     <${Ask} /></section>`;
 }

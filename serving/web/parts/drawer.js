@@ -77,7 +77,7 @@ function Evidence({ full }) {
 
 export function Drawer() {
   const shown = drawer.value;
-  if (!shown) return html`<section id="drawer" class="drawer" aria-label=${t('evidence')}><p class="quiet">${t('drawer_empty')}</p></section>`;
+  if (!shown) return html`<section id="drawer" class="drawer empty" aria-label=${t('evidence')}><p class="quiet">${t('drawer_empty')}</p></section>`;
   return html`<section id="drawer" class="drawer ${shown.kind}" aria-label=${t('evidence')} aria-live="polite" tabindex="-1">
     <div class="drawer-bar">${shown.back && html`<${Button} icon="arrow-left" text=${t('back')} label=${t('back')} class="button" onClick=${() => { drawer.value = shown.back; }} />`}
       <span class="grow"></span><${Button} icon="x" label=${t('close')} class="button tool" onClick=${() => { drawer.value = null; }} /></div>

@@ -15,7 +15,7 @@ const places = () => [
   } })),
   ...(patients.value ?? []).map((id) => ({ icon: 'user', text: id, work: () => choose(id) })),
   ...history.value.map((c) => ({ icon: 'history', text: `${c.created.slice(0, 10)} ${c.title}`, work: () => resume(c.id) })),
-  { icon: 'plus', text: t('new_conversation'), work: begin },
+  { icon: 'plus', text: t('new_conversation'), work: () => begin() },
   { icon: 'upload', text: t('choose_files'), work: () => document.getElementById('files').click() },
   { icon: 'columns-2', text: t('layouts.two'), work: compare }, ...['one', 'planes', 'solid'].map((name) => ({ icon: 'square', text: t(`layouts.${name}`), work: () => { layout.value = name; } })),
   { icon: 'contrast', text: t('next_window'), work: nextPreset },

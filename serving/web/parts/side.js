@@ -2,7 +2,7 @@
 import { html, useRef, useState } from '/web/vendor/ui.js';
 import { get } from '/web/lib/api.js';
 import { Button, Icon, guarded } from '/web/lib/common.js';
-import { choose, describe, madeUp, take } from '/web/lib/case.js';
+import { begin, choose, describe, madeUp, take } from '/web/lib/case.js';
 import { drawer, folded, followUps, pane, patient, patients, studies, timeline, uploads } from '/web/lib/store.js';
 import { active, layout, panes, show } from '/web/lib/viewer.js';
 import { t } from '/web/lib/words.js';
@@ -19,6 +19,7 @@ function Entry({ entry }) {
   const body = html`<${Icon} name=${KIND[entry.kind] ?? 'dot'} /><span class="entry-text"><time>${entry.date ?? t('undated')}</time><span>${entry.title}</span>
     ${study && html`<span class="quiet">${t('series_count', { n: drawable.length })}${warned ? ` · ${t('geometry_warning')}` : ''}</span>`}</span>`;
   return html`<li>${press ? html`<button type="button" class="entry" aria-current=${current} onClick=${press}>${body}</button>` : html`<div class="entry">${body}</div>`}
+    ${study && studies.value.length > 1 && html`<${Button} icon="message-circle" label=${t('alone')} class="button tool" onClick=${guarded(async () => { await begin(study); pane.value = 'chat'; })} />`}
     ${study && layout.value === 'two' && html`<${Button} icon="columns-2" label=${t('beside')} class="button tool" onClick=${guarded(() => show(entry.id, undefined, null, 1))} />`}</li>`;
 }
 

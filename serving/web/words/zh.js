@@ -18,6 +18,7 @@ export default {
   copy: '连同引用复制', copied: '已复制。', good: '回答得好', bad: '有不对之处', correct_it: '应该怎么说？', send_correction: '发送更正', thanks: '已保留待审。', planner_builtin_short: '内置规划器', teaching_picture: '教学题图片',
   open: { draft: '打开草稿', check: '打开已检查的报告' }, by: { evidence: '来自依据', reader: '阅片者的话', open: '待补充' }, changed: '已修改', take_out: '去掉', add_sentence: '添加一句', your_name: '您的姓名', sign: '签名', not_carried: '依据不支持这句话', suggested: '建议', no_issue: '未发现问题。', severity: { critical: '严重', major: '重要', minor: '轻微' },
   question: '问题', ask_here: '就此病例提问 …', send: '提问', stop: '停止', retry: '再问一次', edit: '修改问题', editing: '对话将从此处进入新的分支。', cancel: '取消', your_picture: '您的图片', lost: '连接中断，正在恢复。',
+  alone: '只就这项检查对话', about_alone: '仅针对一项检查：{study}。', whole_case: '整个病例',
   try: '适合此病例的问题', new_conversation: '新对话', history: '历史', search_history: '搜索对话', no_history: '此病例还没有对话。', delete: '删除', delete_sure: '删除此对话及其依据？', export: '导出',
   no_key: '此页面需要密钥。请打开服务器启动时显示的链接。', no_patients: '档案为空。把文件拖到页面任意处，或用 --sample 启动服务器。', server_gone: '服务器没有响应。屏幕上的内容保留；服务器运行后请再提问。',
   planner_builtin: '内置规划器，非语言模型', planner_llm: '语言模型：{name}', go_anywhere: '跳转到任意处', language: '语言', theme: '浅色或深色', keys: '按键', fold_case: '显示或折叠病例', edges: { case: '病例栏宽度', chat: '对话栏宽度', drawer: '依据栏高度' },
