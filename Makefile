@@ -11,8 +11,8 @@ READY := $(VENV)/.ready
 run: setup
 	$(PY) -m serving serve --sample --port $(PORT) --data $(DATA)
 
-test: setup check
-	$(PY) -m pytest
+test: setup check  # side by side; one thread each, since threads of two networks on the same cores wait for each other
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 slow-test: setup  # ten thousand mutated files, kills at every step: minutes each
 	$(PY) -m pytest -m slow

@@ -41,7 +41,11 @@ def test_the_server_comes_up_without_torch(tmp_path: Path) -> None:
 
 def test_no_file_of_the_repository_is_large() -> None:
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    assert not [f for f in files if f and (ROOT / f).exists() and (ROOT / f).stat().st_size > 20 * 2**20]
+    most = {".safetensors": 40 * 2**20}
+    """Weights of our own language models may be twice as large as anything else."""
+    assert not [
+        f for f in files if f and (ROOT / f).exists() and (ROOT / f).stat().st_size > most.get(Path(f).suffix, 20 * 2**20)
+    ]
 
 
 def test_the_sample_case_is_small_and_says_that_it_is_made_up() -> None:

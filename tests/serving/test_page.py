@@ -405,7 +405,7 @@ async def test_the_page_speaks_the_readers_language(link: str, tmp_path: Path) -
 
     async with browsing(link, locale="de-DE") as page:
         await expect(page.locator(".bar .notice")).to_contain_text("Nur für Forschung")
-        await expect(page.locator(".starters .button").first).to_contain_text("MRT")
+        await expect(page.locator(".starters .button").first).to_contain_text("Bildern")
         await page.locator(".starters .button", has_text="Wie groß").click()
         await expect(page.locator(".answer")).to_contain_text("Volumen", timeout=90_000)
         await page.select_option(".bar select", "zh")

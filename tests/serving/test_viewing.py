@@ -116,9 +116,11 @@ def test_a_branch_has_its_own_messages_and_evidence(sample_client: TestClient) -
 
 def test_conversations_are_searched_and_taken_along(sample_client: TestClient) -> None:
     opened = sample_client.post("/v1/conversations", json={"patient_id": sample.PATIENT_ID}).json()["id"]
-    sample_client.post(f"/v1/conversations/{opened}/messages", json={"text": "How big is the tumour? 肿瘤"}).raise_for_status()
+    sample_client.post(
+        f"/v1/conversations/{opened}/messages", json={"text": "How big is the tumour? Testfrage 肿瘤"}
+    ).raise_for_status()
     listed = sample_client.get(
-        "/v1/conversations", params={"patient_id": sample.PATIENT_ID, "asked": True, "q": "肿瘤 big"}
+        "/v1/conversations", params={"patient_id": sample.PATIENT_ID, "asked": True, "q": "testfrage big"}
     ).json()
     assert [c["id"] for c in listed] == [opened] and listed[0]["title"].startswith("How big") and listed[0]["asked"] == 1
     assert sample_client.get("/v1/conversations", params={"q": "50%_nothing"}).json() == []

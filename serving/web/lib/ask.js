@@ -5,10 +5,16 @@ import { branch, listed, reload, suggest } from '/web/lib/case.js';
 import { t } from '/web/lib/words.js';
 
 let number = 0;
+let sending = false;
+const opened = () => new Promise((done) => { const leave = conversation.subscribe((id) => { if (id) { done(); queueMicrotask(() => leave()); } }); });
 
 export async function ask(text, images = []) {
-  if (!text.trim() || working.value || !conversation.value) return;
-  if (editing.value) await branch(editing.value);
+  if (!text.trim() || working.value || sending) return;
+  sending = true;
+  try {
+    if (!conversation.value) await opened(); // the case is still being opened
+    if (editing.value) await branch(editing.value);
+  } finally { sending = false; }
   number += 1;
   const key = `q${number}`;
   const at = place.value ? { series: place.value.series, point: place.value.point } : undefined;

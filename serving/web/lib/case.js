@@ -24,7 +24,7 @@ export async function reload() {
 }
 
 export async function choose(id) {
-  patient.value = id;
+  [patient.value, conversation.value] = [id, null]; // nothing is asked of the patient before
   [timeline.value, studies.value, followUps.value, drawer.value] = [[], [], [], null];
   await begin();
   await reload();
