@@ -39,5 +39,5 @@ def serving(name: str, log: Path | None = None, loras: dict[str, Path] | None = 
 @pytest.fixture(scope="module")
 def planner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The small planner model on vLLM, one server for a module."""
-    with serving("box-planner", tmp_path_factory.mktemp("vllm") / "log") as served:
+    with serving("box-fixture", tmp_path_factory.mktemp("vllm") / "log") as served:
         yield served

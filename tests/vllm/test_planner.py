@@ -29,19 +29,19 @@ from knowledge.case import Case
 from knowledge.studies.archive import Archive
 from serving.llm.launch import Served
 from serving.llm.probe import probe
-from tests.vllm.scores import of_wordings, offered_tools, unseen
+from tests.vllm.scores import offered_tools
 from tools.base import Resources
 from tools.registry import tool_types
 
 pytestmark = pytest.mark.vllm
-LLM = PlannerRef(kind="llm", model="box-planner")
+LLM = PlannerRef(kind="llm", model="box-fixture")
 TEN_TURNS = ["How big is the tumour?", "Where is the tumour?", "What did the radiologist say about the ventricles?", "What is the MGMT status?",
              "What is her creatinine?", "What type of tumour is this on the images?", "Which imaging signs are there?", "What treatment options are there?",
              "What do the guidelines say about RANO criteria?", "What images do we have?"]  # fmt: skip
 
 
 def model_of(served: Served, seconds: float = 60) -> RemotePlanner:
-    return remote_planner(served.url, "box-planner", None, seconds, Able(context=8192), retries=0)
+    return remote_planner(served.url, "box-fixture", None, seconds, Able(context=8192), retries=0)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ async def assistant(planner: Served, resources: Resources, sample_archive: Archi
 
 def test_the_probe_finds_what_this_server_can_do(planner: Served) -> None:
     found = probe(planner.url)
-    assert found.model == "box-planner" and found.version and found.context == 8192
+    assert found.model == "box-fixture" and found.version and found.context == 8192
     assert (
         found.tools
         and found.arguments_hold
@@ -74,13 +74,13 @@ async def test_vllm_reads_what_the_model_was_trained_on(planner: Served, case: C
                                       {"role": "assistant", "content": None, "tool_calls": [call]},
                                       {"role": "tool", "tool_call_id": "c1", "content": '{"evidence": "E1", "title": "Volume"}\n{"evidence": "E2"}'},
                                       {"role": "user", "content": "and in cm?"}]  # fmt: skip
-    body = {"model": "box-planner", "messages": messages, "tools": tools}
+    body = {"model": "box-fixture", "messages": messages, "tools": tools}
     base = planner.url.removesuffix("/v1")
     theirs = httpx.post(f"{base}/tokenize", json=body, trust_env=False).json()["tokens"]
     call["function"]["arguments"] = {"study": "S1"}  # type: ignore[index]
     text = rendered(messages, tools, True)
     ours = httpx.post(
-        f"{base}/tokenize", json={"model": "box-planner", "prompt": text, "add_special_tokens": False}, trust_env=False
+        f"{base}/tokenize", json={"model": "box-fixture", "prompt": text, "add_special_tokens": False}, trust_env=False
     ).json()["tokens"]
     assert theirs == ours and len(ours) > 50
 
@@ -115,14 +115,6 @@ async def test_whole_conversations_about_the_sample_case(assistant: Assistant) -
     good = [word for word, turn in right if word.lower() in told[turn].lower()]
     print(f"{len(good)} of {len(right)} answers tell what was asked for: {good}")
     assert good and any(a.plan for a in answers)
-
-
-async def test_the_right_tool_on_wordings_that_it_never_saw(planner: Served, case: Case) -> None:
-    """120 wordings here; `make vllm-scores` asks more, and the built-in planner beside it. Every call has to be valid; the share is a floor."""
-    found = await of_wordings(model_of(planner), case.inventory(), unseen(120))
-    print(json.dumps({k: v for k, v in found.items() if k != "wrong"}), *found["wrong"], sep="\n")
-    assert found["calls"] > 90 and found["valid"] == found["calls"]
-    assert found["value"] >= 0.6
 
 
 async def test_arguments_hold_to_their_schema_and_unknown_tools_cannot_be_called(planner: Served, case: Case) -> None:
@@ -165,7 +157,7 @@ async def test_the_prompts_front_is_found_in_the_cache(planner: Served, assistan
     content = "A patient's case, told at length so that the prompt is worth keeping. " * 250
     for number in range(6):
         for kind, salt in (("found", "same"), ("not found", f"other {number}")):
-            body = {"model": "box-planner", "messages": [{"role": "system", "content": content}, {"role": "user", "content": "?"}], "max_tokens": 1,
+            body = {"model": "box-fixture", "messages": [{"role": "system", "content": content}, {"role": "user", "content": "?"}], "max_tokens": 1,
                     "cache_salt": salt}  # fmt: skip
             begun = time.perf_counter()
             assert httpx.post(f"{planner.url}/chat/completions", json=body, timeout=60, trust_env=False).status_code == 200
@@ -191,7 +183,7 @@ async def test_a_client_that_leaves_stops_the_generation(planner: Served) -> Non
 
 
 async def test_real_refusals_are_named(planner: Served) -> None:
-    long = remote_planner(planner.url, "box-planner", None, 30, Able(context=8192), retries=0)
+    long = remote_planner(planner.url, "box-fixture", None, 30, Able(context=8192), retries=0)
     with pytest.raises(PlannerDown, match="longer than the language model's context"):
         await long.ainvoke("word\n" * 20_000)
     with pytest.raises(PlannerDown, match="doesn't serve that model"):

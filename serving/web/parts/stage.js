@@ -129,7 +129,7 @@ function Stack({ n }) {
 function Masks({ n }) {
   const pane = panes.value[n];
   if (!pane?.masks.length) return null;
-  return html`<details class="menu"><summary class="button" title=${t('masks')}><${Icon} name="layers" /><span>${t('mask')}</span></summary><div class="sheet">
+  return html`<details class="menu"><summary class="button" title=${t('masks')} aria-label=${t('masks')}><${Icon} name="layers" /></summary><div class="sheet">
     ${pane.masks.map((m) => html`<label key=${m.name}><input type="checkbox" checked=${m.on}
       onChange=${() => change(n, (p) => ({ masks: p.masks.map((o) => (o.name === m.name ? { ...o, on: !o.on } : o)) }))} /> ${m.name.replace('.nii.gz', '').replaceAll('_', ' ')}</label>`)}
     <label>${t('opacity')} <input type="range" min="0" max="100" value=${opacity.value * 100} onInput=${(e) => { opacity.value = e.target.value / 100; }} /></label>
@@ -169,7 +169,7 @@ function KeyImages() {
   }
   const [looked, setLooked] = useState(false);
   if (!seen.size) return null;
-  return html`<details class="menu" onToggle=${(event) => setLooked(event.target.open)}><summary class="button" title=${t('key_images')}><${Icon} name="images" /><span>${seen.size}</span></summary><div class="sheet keys">
+  return html`<details class="menu" onToggle=${(event) => setLooked(event.target.open)}><summary class="button" title=${t('key_images')} aria-label="${t('key_images')}: ${seen.size}"><${Icon} name="images" /><span>${seen.size}</span></summary><div class="sheet keys">
     ${looked && [...seen].slice(0, 24).map(([key, all]) => { const { study_id: study, series_uid: uid, frame: n, mask: name } = all[0].source;
       return html`<button key=${key} type="button" class="entry" onClick=${guarded(() => open(all[0]))}><${Picture} path=${`/v1/studies/${study}/series/${encodeURIComponent(uid)}/slices/${n}.png${name ? `?overlay=${encodeURIComponent(name.split('/').pop())}` : ''}`} alt=${all[0].title} class="key-image" />
         <span class="entry-text"><span>${all.map((e) => e.title).join(', ')}</span><span class="quiet">${t('slice_number')} ${n + 1}</span></span></button>`; })}</div></details>`;
