@@ -83,6 +83,8 @@ async def test_drafts_checks_teaching_and_follow_ups(data: Path, tmp_path: Path)
 
             await page.fill("#question", "What is the differential diagnosis?")
             await page.keyboard.press("Enter")
-            await expect(page.get_by_text("Glioblastoma, IDH-wildtype (malignant").last).to_be_visible(timeout=90_000)
-            await expect(page.locator(".how.unsure").last).to_be_visible()
+            await expect(page.locator(".statement .words", has_text="Glioblastoma, IDH-wildtype (malignant").last).to_be_visible(
+                timeout=90_000
+            )
+            await expect(page.locator(".how .unsure").last).to_be_visible()
             await page.screenshot(path=tmp_path / "differential.png")
