@@ -78,7 +78,7 @@ async def test_drafts_checks_teaching_and_follow_ups(data: Path, tmp_path: Path)
             assert await picture.evaluate("i => i.decode().then(() => i.naturalWidth)") == 384
             await page.fill("#question", "ring enhancement with necrosis: glioblastoma, metastasis or abscess")
             await page.keyboard.press("Enter")
-            await expect(page.get_by_text("Your answer has").last).to_be_visible(timeout=60_000)
+            await expect(page.locator(".statement .words, .lead", has_text="Your answer has").last).to_be_visible(timeout=60_000)
             await page.screenshot(path=tmp_path / "quiz.png")
 
             await page.fill("#question", "What is the differential diagnosis?")
