@@ -140,22 +140,11 @@ class Memory:
                 self._opened.popitem(last=False)
         return found
 
-    def conversations(self) -> list[Conversation]:
-        with Session(self.engine) as session:
-            rows = session.scalars(select(ConversationRow).order_by(ConversationRow.created.desc()))
-            return [Conversation(id=r.id, created=r.created, patient_id=r.patient_id, study_ids=r.study_ids) for r in rows]
-
     def listed(self, patient_id: str | None, words: str, asked: bool, limit: int) -> list[Listed]:
         """Conversations, newest first: a patient's, those with all `words` in one question or answer, those in which something was asked."""
         with Session(self.engine) as session:
-            of = (
-                select(MessageRow.conversation_id, func.count().label("asked"), func.min(MessageRow.number).label("first"))
-                .group_by(MessageRow.conversation_id)
-                .subquery()
-            )
-            query = select(ConversationRow, of.c.asked, of.c.first).join(
-                of, of.c.conversation_id == ConversationRow.id, isouter=not asked
-            )
+            of = select(MessageRow.conversation_id, func.count().label("asked")).group_by(MessageRow.conversation_id).subquery()
+            query = select(ConversationRow, of.c.asked).join(of, of.c.conversation_id == ConversationRow.id, isouter=not asked)
             if patient_id is not None:
                 query = query.where(ConversationRow.patient_id == patient_id)
             for word in words.split():
@@ -170,7 +159,7 @@ class Memory:
             )
             titles = dict(session.execute(firsts).tuples().all())
             return [Listed(id=r.id, created=r.created, patient_id=r.patient_id, study_ids=r.study_ids, title=titles.get(r.id, "")[:200], asked=n or 0)
-                    for r, n, _ in rows]  # fmt: skip
+                    for r, n in rows]  # fmt: skip
 
     def branch(self, conversation_id: str, before: str) -> Conversation:
         """A new conversation on the same case with the messages that stood before message `before`, and their evidence. Raises Unknown."""

@@ -39,13 +39,10 @@ def frames(stack: Volume, scale: Scale, first: int, count: int) -> bytes:
 
     Raises NotFound for a frame that isn't there.
     """
-    deep = stack.array.shape[2]
-    if not 0 <= first < deep:
-        raise NotFound(f"there is no frame {first}", f"frames are 0 to {deep - 1}")
-    last = min(deep, first + min(count, MOST))
+    run = _run(stack, first, count)
     if stack.rgb is not None:
-        return np.ascontiguousarray(stack.rgb[:, :, first:last].transpose(2, 1, 0, 3).astype(np.uint8)).tobytes()
-    values = stack.array[:, :, first:last].transpose(2, 1, 0)
+        return np.ascontiguousarray(stack.rgb[:, :, run].transpose(2, 1, 0, 3).astype(np.uint8)).tobytes()
+    values = stack.array[:, :, run].transpose(2, 1, 0)
     if scale != Scale(1.0, 0.0):
         values = (values - scale.intercept) / scale.slope
     return np.ascontiguousarray(np.clip(np.rint(values), -32768, 32767).astype("<i2")).tobytes()
@@ -53,10 +50,14 @@ def frames(stack: Volume, scale: Scale, first: int, count: int) -> bytes:
 
 def labels(mask: Volume, first: int, count: int) -> bytes:
     """Label values of frames [`first`, `first` + `count`), one byte a pixel. Raises NotFound for a frame that isn't there."""
-    deep = mask.array.shape[2]
+    return np.ascontiguousarray(mask.array[:, :, _run(mask, first, count)].transpose(2, 1, 0)).astype(np.uint8).tobytes()
+
+
+def _run(stack: Volume, first: int, count: int) -> slice:
+    deep = stack.array.shape[2]
     if not 0 <= first < deep:
         raise NotFound(f"there is no frame {first}", f"frames are 0 to {deep - 1}")
-    return np.ascontiguousarray(mask.array[:, :, first : first + min(count, MOST)].transpose(2, 1, 0)).astype(np.uint8).tobytes()
+    return slice(first, min(deep, first + min(count, MOST)))
 
 
 @dataclass(frozen=True)
