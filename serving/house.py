@@ -49,7 +49,7 @@ class Viewer:
     archive: Archive
     _stacks: "OrderedDict[str, Volume]" = field(default_factory=OrderedDict)
     _shown: "OrderedDict[str, Shown]" = field(default_factory=OrderedDict)
-    _masks: "OrderedDict[Path, Volume]" = field(default_factory=OrderedDict)
+    _masks: "OrderedDict[tuple[Path, int], Volume]" = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def stack(self, series_id: str) -> Volume:
@@ -71,14 +71,14 @@ class Viewer:
             return self._shown[series_id]
 
     def mask(self, series_id: str, path: Path) -> Volume:
-        """A mask over the stack of its series."""
-        stack = self.stack(series_id)
+        """A mask over the stack of its series; read again where its file was written anew."""
+        stack, key = self.stack(series_id), (path, path.stat().st_mtime_ns)
         with self._lock:
-            if path not in self._masks:
-                self._masks[path] = read_mask(path).aligned_with(stack)
+            if key not in self._masks:
+                self._masks[key] = read_mask(path).aligned_with(stack)
                 while len(self._masks) > 2 * SHOWN:
                     self._masks.popitem(last=False)
-            return self._masks[path]
+            return self._masks[key]
 
     def forget(self) -> None:
         """Drop everything (a study was deleted)."""

@@ -226,7 +226,7 @@ def slice_png(house: HouseDep, who: Caller, study_id: str, series_id: str, n: in
     """Frame `n` from 0; `window` as centre,width; `overlay` the name of a mask of this series."""
     series = series_of(house, study_id, series_id)
     stack = house.viewer.stack(series.id)
-    mask = nifti.read_mask(mask_path(house, series, overlay)).aligned_with(stack) if overlay else None
+    mask = house.viewer.mask(series.id, mask_path(house, series, overlay)) if overlay else None
     chosen = None
     if window:
         centre, width = (float(v) for v in window.split(","))
