@@ -199,6 +199,8 @@ class Trainer:
         self.model, self.tokenizer, self.material = model, tokenizer, material
         self._ids: dict[str, list[int]] = {}
         every = itertools.chain(material.alone.values(), *material.described, material.conversations)
+        self.choosing = [t for t in material.conversations if t.chooses]
+        self.planning = [t for t in material.conversations if not t.chooses]
         self.sayable = sorted({i for t in every for p in t.pieces if p.learned for i in self.ids(p.text)})
 
     def ids(self, text: str) -> list[int]:
@@ -280,7 +282,7 @@ class Trainer:
                 rows.append(self.filled(by_meaning[meant], wordings, first_round=True))
         whole: list[Row] = []
         while len(whole) < long:
-            some = chance.sample(self.material.conversations, 2)
+            some = chance.sample(self.choosing if len(whole) % 2 else self.planning, 2)
             transcript = min(some, key=lambda t: sum(len(p.text) for p in t.pieces))  # long ones cost more than they teach
             if (wordings := worded(transcript.meant, chance)) is not None:
                 whole.append(self.filled(transcript, wordings))

@@ -55,6 +55,11 @@ class Transcript:
     meant: tuple[tuple[Meant, ...], ...]
     """What each question of the conversation means, in order."""
 
+    @property
+    def chooses(self) -> bool:
+        """True where its last word is the choice of evidence, not a call."""
+        return self.pieces[-1].text.startswith('{"abstained"')
+
 
 def mark(number: int) -> str:
     """Stands for the wording of a question."""
