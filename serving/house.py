@@ -24,9 +24,10 @@ from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
 from knowledge.reporting.drafts import DraftStore
 from knowledge.studies.archive import Archive
-from knowledge.studies.frames import Shown, shown
+from knowledge.studies.frames import Scale, Shown, run_of, shown, values_of
 from knowledge.studies.nifti import read_mask
 from knowledge.studies.volume import Volume
+from knowledge.studies.volumes import InPlace
 from knowledge.teaching.sessions import TeachingStore
 from serving.access.keys import KeyRing
 from serving.settings import Settings
@@ -48,6 +49,7 @@ class Viewer:
 
     archive: Archive
     _stacks: "OrderedDict[str, Volume]" = field(default_factory=OrderedDict)
+    _places: "OrderedDict[str, InPlace | None]" = field(default_factory=OrderedDict)
     _shown: "OrderedDict[str, Shown]" = field(default_factory=OrderedDict)
     _masks: "OrderedDict[tuple[Path, int], Volume]" = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -64,15 +66,32 @@ class Viewer:
 
     def shown(self, series_id: str) -> Shown:
         """How the stack is shown."""
-        stack = self.stack(series_id)
+        place = self._place(series_id)
+        stack = place.like if place else self.stack(series_id)
         with self._lock:
             if series_id not in self._shown:
                 self._shown[series_id] = shown(stack)
             return self._shown[series_id]
 
+    def frames(self, series_id: str, first: int, count: int) -> bytes:
+        """Frames as numbers, scaled as `shown` says; of a series that lies uncompressed these frames alone are read."""
+        told, place = self.shown(series_id), self._place(series_id)
+        run = run_of(told.frames, first, count)
+        part = place.part(run) if place else self.stack(series_id).part(run)
+        return values_of(part, Scale(told.slope, told.intercept))
+
+    def _place(self, series_id: str) -> InPlace | None:
+        with self._lock:
+            if series_id not in self._places:
+                self._places[series_id] = self.archive.in_place(series_id)
+                while len(self._places) > 16 * SHOWN:
+                    self._places.popitem(last=False)
+            return self._places[series_id]
+
     def mask(self, series_id: str, path: Path) -> Volume:
         """A mask over the stack of its series; read again where its file was written anew."""
-        stack, key = self.stack(series_id), (path, path.stat().st_mtime_ns)
+        place = self._place(series_id)
+        stack, key = place.like if place else self.stack(series_id), (path, path.stat().st_mtime_ns)
         with self._lock:
             if key not in self._masks:
                 self._masks[key] = read_mask(path).aligned_with(stack)
@@ -83,7 +102,7 @@ class Viewer:
     def forget(self) -> None:
         """Drop everything (a study was deleted)."""
         with self._lock:
-            for kept in (self._stacks, self._shown, self._masks):
+            for kept in (self._stacks, self._places, self._shown, self._masks):
                 kept.clear()
 
 

@@ -31,7 +31,7 @@ def median(work: Callable[[], Any], times: int = 5) -> float:
     return statistics.median(found)
 
 
-def ct_slices(folder: Path, count: int = SLICES) -> list[Path]:
+def ct_slices(folder: Path, count: int = SLICES, **tags: str) -> list[Path]:
     """A CT of 512 x 512 slices with a scanner's own header where shared/data has one; pixels made: smooth tissue and noise."""
     import pydicom
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -45,6 +45,8 @@ def ct_slices(folder: Path, count: int = SLICES) -> list[Path]:
     rng = np.random.default_rng(0)
     x, y = np.meshgrid(np.linspace(-1, 1, 512), np.linspace(-1, 1, 512))
     study, series = generate_uid(), generate_uid()
+    for keyword, value in tags.items():
+        setattr(template, keyword, value)
     made = []
     for k in range(count):
         body = np.where(x**2 / 0.8 + y**2 / 0.5 < 1, 40 + 300 * np.cos(7 * x + k / 30) * np.sin(5 * y), -1000)

@@ -2,10 +2,12 @@
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 
 from agent.answer import PlannerRef
@@ -25,6 +27,20 @@ from tools.models.catalogue import Catalogue
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 IN_CI = bool(os.environ.get("CI"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def embedded_once() -> Iterator[None]:
+    """A text is embedded once in a test process: each fresh data folder embeds the guidelines in the box, which takes five seconds."""
+    embed, known = MiniLM.embed, dict[str, np.ndarray]()
+
+    def remembered(self: MiniLM, texts: Sequence[str], batch: int = 32) -> np.ndarray:
+        new = list(dict.fromkeys(t for t in texts if t not in known))
+        known.update(zip(new, embed(self, new, batch), strict=True))
+        return np.stack([known[t] for t in texts]) if texts else embed(self, [])
+
+    with patch.object(MiniLM, "embed", remembered):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ from knowledge.studies.store import (
 )
 from knowledge.studies.unpack import BROKEN_ARCHIVE, Incoming
 from knowledge.studies.volume import Volume
-from knowledge.studies.volumes import VolumeCache, volume_of
+from knowledge.studies.volumes import InPlace, VolumeCache, in_place, volume_of
 
 READERS = 2 + (os.cpu_count() or 1)
 """Two more than cores: they wait for the disk."""
@@ -347,6 +347,11 @@ class Archive:
         with Session(self.engine) as session:
             series = series_row(session, series_id)
             return volume_of(session, self.objects, self.cache, series)
+
+    def in_place(self, series_id: str) -> InPlace | None:
+        """A series whose slices can be read one by one; None where they can't."""
+        with Session(self.engine) as session:
+            return in_place(session, self.objects, series_row(session, series_id))
 
     def originals(self, study_id: str) -> list[Original]:
         """A study's originals, as they came."""

@@ -26,38 +26,40 @@ class Scale:
 
 def scale_of(stack: Volume) -> Scale:
     """Whole numbers stay as they are where they fit into 16 bits; else the stack's range is spread over them."""
+    kind = stack.array.dtype
+    if np.issubdtype(kind, np.integer) and np.can_cast(kind, np.int16):
+        return Scale(1.0, 0.0)
     low, high = float(stack.array.min()), float(stack.array.max())
-    few = stack.array.reshape(-1)[:: max(1, stack.array.size // 100_000)]
+    few = stack.array.ravel(order="K")[:: max(1, stack.array.size // 100_000)]
     if low >= -32768 and high <= 32767 and bool((few == np.rint(few)).all()):
         return Scale(1.0, 0.0)
     slope = max(high - low, 1e-12) / _WIDE
     return Scale(slope, low + 32768 * slope)
 
 
-def frames(stack: Volume, scale: Scale, first: int, count: int) -> bytes:
-    """Frames [`first`, `first` + `count`) one after the other, rows from the top: little-endian int16, or 3 bytes a pixel in colour.
-
-    Raises NotFound for a frame that isn't there.
-    """
-    run = _run(stack, first, count)
-    if stack.rgb is not None:
-        return np.ascontiguousarray(stack.rgb[:, :, run].transpose(2, 1, 0, 3).astype(np.uint8)).tobytes()
-    values = stack.array[:, :, run].transpose(2, 1, 0)
+def values_of(part: Volume, scale: Scale) -> bytes:
+    """Its frames one after the other, rows from the top: little-endian int16, or 3 bytes a pixel in colour."""
+    if part.rgb is not None:
+        return np.ascontiguousarray(part.rgb.transpose(2, 1, 0, 3).astype(np.uint8)).tobytes()
+    values = part.array.transpose(2, 1, 0)
     if scale != Scale(1.0, 0.0):
         values = (values - scale.intercept) / scale.slope
+    elif np.can_cast(values.dtype, np.int16):
+        return np.ascontiguousarray(values, "<i2").tobytes()
     return np.ascontiguousarray(np.clip(np.rint(values), -32768, 32767).astype("<i2")).tobytes()
 
 
 def labels(mask: Volume, first: int, count: int) -> bytes:
     """Label values of frames [`first`, `first` + `count`), one byte a pixel. Raises NotFound for a frame that isn't there."""
-    return np.ascontiguousarray(mask.array[:, :, _run(mask, first, count)].transpose(2, 1, 0)).astype(np.uint8).tobytes()
+    run = run_of(mask.array.shape[2], first, count)
+    return np.ascontiguousarray(mask.array[:, :, run].transpose(2, 1, 0)).astype(np.uint8).tobytes()
 
 
-def _run(stack: Volume, first: int, count: int) -> slice:
-    deep = stack.array.shape[2]
-    if not 0 <= first < deep:
-        raise NotFound(f"there is no frame {first}", f"frames are 0 to {deep - 1}")
-    return slice(first, min(deep, first + min(count, MOST)))
+def run_of(frames: int, first: int, count: int) -> slice:
+    """[`first`, `first` + `count`) of so many `frames`, as far as they go. Raises NotFound for a frame that isn't there."""
+    if not 0 <= first < frames:
+        raise NotFound(f"there is no frame {first}", f"frames are 0 to {frames - 1}")
+    return slice(first, min(frames, first + min(count, MOST)))
 
 
 @dataclass(frozen=True)

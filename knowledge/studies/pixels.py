@@ -55,6 +55,21 @@ def _scale(place: dict[str, Any], frame: int) -> tuple[float, float]:
     return (1.0 if slope is None else slope) * factor, (intercept or 0.0) * factor
 
 
+def whole_numbers(places: Sequence[dict[str, Any]]) -> bool:
+    """Whether headers alone say that all slices can be read in place and give int16, whatever their values are."""
+    if not places or not all(p["pixels"] and p["bits"] == 16 for p in places):
+        return False
+    if len({(p["signed"], p["stored"], p["rows"], p["columns"]) for p in places}) > 1:
+        return False
+    low, high = (
+        (-(2 ** (places[0]["stored"] - 1)), 2 ** (places[0]["stored"] - 1))
+        if places[0]["signed"]
+        else (0, 2 ** places[0]["stored"])
+    )
+    scales = {_scale(p, f) for p in places for f in range(p.get("frames") or 1)}
+    return all(slope == 1 and b == int(b) and low + b >= -(2**15) and high + b <= 2**15 for slope, b in scales)
+
+
 class _TooWide(Exception):
     """The values don't fit 16 bits once they are scaled."""
 

@@ -30,7 +30,8 @@ def window_of(volume: Volume) -> tuple[float, float]:
     """The window (centre, width) that the header states, or one from the 1st to the 99.5th percentile of the body."""
     if volume.window is not None:
         return volume.window
-    body = volume.array[volume.array != volume.array.min()]
+    values = volume.array.ravel(order="K")
+    body = values[values != values.min()]
     low, high = np.percentile(body[:: max(1, body.size // 100_000)], [1, 99.5]) if body.size else (0.0, 1.0)
     return float(low + high) / 2, max(float(high - low), 1e-6)
 

@@ -58,6 +58,10 @@ class Volume:
             self, array=array, affine=self.affine @ inv_ornt_aff(transform, self.array.shape), frames="source", rgb=None
         )
 
+    def part(self, run: slice) -> "Volume":
+        """The frames of `run` alone, without their place in space."""
+        return replace(self, array=self.array[:, :, run], rgb=None if self.rgb is None else self.rgb[:, :, run], affine=None)
+
     def display(self) -> "Volume":
         """The stack as a reader sees it: frame k is `array[:, :, k]` with columns first."""
         return self.oriented("LPS") if self.frames == "axial" else self

@@ -5,6 +5,7 @@ import json
 import os
 import uuid
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,51 @@ class VolumeCache:
         return len(gone)
 
 
-def volume_of(session: Session, objects: Objects, cache: VolumeCache, series: SeriesRow) -> Volume:
-    """The voxels of a series in their source grid. Raises Refused where they can't be read, NoGeometry for objects without any."""
+@dataclass(frozen=True)
+class InPlace:
+    """A DICOM series whose slices lie uncompressed in its files and are 16-bit whole numbers by their headers: each can be read alone."""
+
+    like: Volume
+    """What the whole volume is but its voxels: they are zeros without memory."""
+    paths: tuple[Path, ...]
+    places: tuple[dict[str, Any], ...]
+    order: tuple[pixels.Slot, ...]
+
+    def part(self, run: slice) -> Volume:
+        """The slices of `run`, with the whole's window and unit and without its place in space."""
+        array = pixels.load(self.paths, self.places, self.order[run]).array
+        return replace(self.like, array=array.transpose(2, 1, 0), affine=None)
+
+
+def in_place(session: Session, objects: Objects, series: SeriesRow) -> InPlace | None:
+    """None for a series whose slices have to be read together: to decode them, or to find the range of their values."""
+    if series.format != "DICOM" or not series.layout.get("shape") or not all(series.frames):
+        return None
+    rows, order = _rows(session, series)
+    if not pixels.whole_numbers([r.place for r in rows]):
+        return None
+    shape = (len(order), rows[0].place["rows"], rows[0].place["columns"])
+    like = _dressed(series, np.broadcast_to(np.int16(0), shape), None, [rows[s[0]].sop_uid for s in order if s], rows[0].place)
+    paths = tuple(objects.path(r.sha256) for r in rows)
+    return InPlace(like, paths, tuple(r.place for r in rows), tuple(order)) if like.window else None
+
+
+def _rows(session: Session, series: SeriesRow) -> tuple[list[InstanceRow], list[pixels.Slot]]:
+    """The instances of a series, and for each slice which of them and which frame of it."""
     ids = [s[0] for s in series.frames if s]
     found = {r.id: r for some in batches(ids) for r in session.scalars(select(InstanceRow).where(InstanceRow.id.in_(some)))}
+    index = {i: n for n, i in enumerate(found)}
+    return list(found.values()), [None if s is None else (index[s[0]], s[1]) for s in series.frames]
+
+
+def volume_of(session: Session, objects: Objects, cache: VolumeCache, series: SeriesRow) -> Volume:
+    """The voxels of a series in their source grid. Raises Refused where they can't be read, NoGeometry for objects without any."""
+    rows, order = _rows(session, series)
     if series.format != "DICOM":
-        return _grid(objects, cache, series, found[ids[0]], series.frames[0][1])
+        number, component = series.frames[0]
+        return _grid(objects, cache, series, next(r for r in rows if r.id == number), component)
     if not series.layout.get("shape"):
         return contours.label_map(session, objects, cache, series)
-    rows = list(found.values())
-    index = {r.id: n for n, r in enumerate(rows)}
-    order = [None if s is None else (index[s[0]], s[1]) for s in series.frames]
     direct = all(r.place["pixels"] for r in rows)
     digest = _digest(series.frames, [r.sha256 for r in rows])
     array = None if direct else cache.get(series.id, digest, "grey")

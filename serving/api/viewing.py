@@ -29,9 +29,7 @@ def display(house: HouseDep, who: Caller, study_id: str, series_id: str) -> dict
 def read_frames(house: HouseDep, who: Caller, study_id: str, series_id: str, first: First = 0, count: Count = 1) -> Response:
     """Frames one after the other, rows from the top: int16, little-endian, scaled as `display` says; in colour three bytes a pixel."""
     series = series_of(house, study_id, series_id)
-    told = house.viewer.shown(series.id)
-    data = frames.frames(house.viewer.stack(series.id), frames.Scale(told.slope, told.intercept), first, count)
-    return Response(data, media_type="application/octet-stream", headers=KEPT)
+    return Response(house.viewer.frames(series.id, first, count), media_type="application/octet-stream", headers=KEPT)
 
 
 @router.get("/v1/studies/{study_id}/series/{series_id}/masks/{name}/frames.bin", operation_id="read_mask_frames",

@@ -1,5 +1,6 @@
 """What the page reads: frames as numbers, masks, how a series is shown; suggestions, branches, search, exports; the page's own words."""
 
+import io
 import json
 import re
 import subprocess
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from fastapi.testclient import TestClient
 
@@ -14,6 +16,8 @@ from agent.suggest import _questions
 from agent.testing import dicom_series
 from knowledge import sample
 from knowledge.studies import frames
+from knowledge.studies.archive import Archive
+from knowledge.studies.unpack import Incoming
 from knowledge.studies.volume import Volume
 from serving.access.keys import KeyRing
 from serving.app import WEB, create_app
@@ -54,13 +58,44 @@ def test_frames_are_the_stored_values_with_their_scale(client: TestClient) -> No
     assert client.get(f"{base}/volume.nii.gz?at_most=8").status_code == 422  # below what is useful
 
 
+def test_slices_that_lie_in_their_files_are_read_one_by_one_and_are_those_of_the_whole_volume(tmp_path: Path) -> None:
+    values = np.random.default_rng(2).integers(-1000, 2000, (12, 10, 7)).astype(np.int16)
+    archive = Archive(tmp_path / "archive")
+    series = (
+        archive.add([Incoming(f"{n}.dcm", f) for n, f in enumerate(_windowed(dicom_series(values, np.eye(4))))])
+        .studies[0]
+        .series[0]
+    )
+    place, whole = archive.in_place(series.id), archive.volume(series.id)
+    assert place is not None and (place.part(slice(2, 5)).array == whole.array[:, :, 2:5]).all()
+    assert vars(frames.shown(place.like)) == vars(frames.shown(whole)) and place.like.sop_instance_uids == whole.sop_instance_uids
+    scaled = archive.add([Incoming(f"{n}.dcm", f) for n, f in enumerate(_windowed(dicom_series(values, np.eye(4)), slope="0.5"))])
+    assert archive.in_place(scaled.studies[-1].series[0].id) is None  # the range of its values isn't known before all are read
+
+
+def _windowed(files: list[bytes], slope: str = "1") -> list[bytes]:
+    made = []
+    for file in files:
+        instance = pydicom.dcmread(io.BytesIO(file))
+        instance.WindowCenter, instance.WindowWidth, instance.RescaleSlope, instance.RescaleIntercept = 40, 400, slope, -24
+        instance.BitsStored, instance.HighBit = 12, 11
+        instance.save_as(buffer := io.BytesIO())
+        made.append(buffer.getvalue())
+    return made
+
+
+def test_the_page_asks_for_all_its_modules_at_once() -> None:
+    preloaded = set(re.findall(r'rel="modulepreload" href="/web/([^"]+)"', (WEB / "index.html").read_text(encoding="utf-8")))
+    parts = {str(f.relative_to(WEB)) for folder in ("lib", "parts", "words") for f in (WEB / folder).glob("*.js")}
+    assert preloaded == parts | {"vendor/ui.js"}
+
+
 def test_values_that_need_more_than_sixteen_bits_keep_their_order_and_nearly_their_size() -> None:
     values = np.linspace(-5.0, 1e6, 8 * 8 * 4).reshape(8, 8, 4).astype(np.float32)
     stack = Volume(values, np.eye(4))
     scale = frames.scale_of(stack)
     told = (
-        np.frombuffer(frames.frames(stack, scale, 0, 4), "<i2").reshape(4, 8, 8).transpose(2, 1, 0) * scale.slope
-        + scale.intercept
+        np.frombuffer(frames.values_of(stack, scale), "<i2").reshape(4, 8, 8).transpose(2, 1, 0) * scale.slope + scale.intercept
     )
     assert np.abs(told - values).max() <= scale.slope and frames.scale_of(
         Volume(np.round(values % 1000), np.eye(4))
@@ -71,7 +106,7 @@ def test_colours_come_as_three_bytes_and_thinning_keeps_the_place() -> None:
     rgb = np.random.default_rng(0).integers(0, 255, (6, 5, 2, 3)).astype(np.uint8)
     stack = Volume(rgb.mean(-1), None, rgb=rgb)
     assert (
-        np.frombuffer(frames.frames(stack, frames.scale_of(stack), 1, 1), np.uint8).reshape(5, 6, 3)
+        np.frombuffer(frames.values_of(stack.part(slice(1, 2)), frames.scale_of(stack)), np.uint8).reshape(5, 6, 3)
         == rgb[:, :, 1].transpose(1, 0, 2)
     ).all()
     assert frames.shown(stack).colour and frames.shown(stack).pixel_mm is None

@@ -26,16 +26,20 @@ export async function reload() {
 export async function choose(id) {
   [patient.value, conversation.value] = [id, null]; // nothing is asked of the patient before
   [timeline.value, studies.value, followUps.value, drawer.value] = [[], [], [], null];
-  await begin();
-  await reload();
-  const first = studies.value.findLast((s) => s.series.some((q) => q.shape.length === 3));
-  if (first) await show(first.id);
+  const shown = async () => {
+    await reload();
+    const first = patient.value === id && studies.value.findLast((s) => s.series.some((q) => q.shape.length === 3));
+    if (first) await show(first.id);
+  };
+  await Promise.all([begin(), shown()]);
   await listed();
 }
 
 // A new conversation about the patient, or about one study alone. It is kept once something is asked.
 export async function begin(study = null) {
-  const opened = await post('/v1/conversations', study ? { study_ids: [study.id] } : { patient_id: patient.value });
+  const whose = patient.value;
+  const opened = await post('/v1/conversations', study ? { study_ids: [study.id] } : { patient_id: whose });
+  if (patient.value !== whose) return; // another case was chosen meanwhile
   alone.value = study;
   [conversation.value, turns.value, suggestions.value, place.value, editing.value] = [opened.id, [], [], null, null];
   await suggest();

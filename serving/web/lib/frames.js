@@ -40,16 +40,23 @@ function fetched(key, path, shown, first, count, make, size) {
 
 async function load(key, path, shown, n, make, size) {
   if (now(key, n)) return now(key, n);
-  await fetched(key, path, shown, n, 1, make, size);
+  await (coming.get(`${key}@${Math.floor(n / RUN) * RUN}`) ?? fetched(key, path, shown, n, 1, make, size));
   return now(key, n);
 }
 
-// The run of frames that holds `n`, for the next steps of a reader.
+// Once what was waited for is drawn.
+const afterwards = (work) => requestAnimationFrame(() => setTimeout(work));
+
+// The runs of frames that a reader comes to next: where they are, more of them the way that they go, one of them back.
+const lastAt = new Map();
 function ahead(key, path, shown, n, make, size) {
-  const first = Math.floor(n / RUN) * RUN;
-  if (first < 0 || first >= shown.frames) return;
-  const last = Math.min(shown.frames, first + RUN);
-  for (let k = first; k < last; k += 1) if (!kept.has(`${key}#${k}`)) { fetched(key, path, shown, first, RUN, make, size).catch(() => {}); return; }
+  const way = n < (lastAt.get(key) ?? 0) ? -RUN : RUN;
+  lastAt.set(key, n);
+  for (const k of [n, n + way, n + 2 * way, n + 3 * way, n - way]) {
+    const first = Math.floor(k / RUN) * RUN;
+    const rest = Array.from({ length: Math.min(RUN, shown.frames - first) }, (_, j) => first + j);
+    if (first >= 0 && rest.some((f) => !kept.has(`${key}#${f}`))) fetched(key, path, shown, first, RUN, make, size).catch(() => {});
+  }
 }
 
 const pixels = (shown) => shown.columns * shown.rows;
@@ -60,7 +67,7 @@ export async function frame(pane, n) {
   const [make, size] = asValues(pane.shown);
   const path = `${base(pane.study.id, pane.series.id)}/frames.bin`;
   const found = await load(frameKey(pane), path, pane.shown, n, make, size);
-  for (const k of [n, n + RUN, n - RUN, n + 2 * RUN]) ahead(frameKey(pane), path, pane.shown, k, make, size);
+  afterwards(() => ahead(frameKey(pane), path, pane.shown, n, make, size));
   return found;
 }
 
@@ -69,6 +76,6 @@ export async function mask(pane, name, n) {
   const path = `${base(pane.study.id, pane.series.id)}/masks/${encodeURIComponent(name)}/frames.bin`;
   const make = (b) => new Uint8Array(b);
   const found = await load(maskKey(pane, name), path, pane.shown, n, make, pixels(pane.shown));
-  for (const k of [n, n + RUN, n - RUN]) ahead(maskKey(pane, name), path, pane.shown, k, make, pixels(pane.shown));
+  afterwards(() => ahead(maskKey(pane, name), path, pane.shown, n, make, pixels(pane.shown)));
   return found;
 }

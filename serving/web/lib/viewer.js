@@ -2,7 +2,7 @@
 import { signal } from '/web/vendor/ui.js';
 import { get } from '/web/lib/api.js';
 import { display } from '/web/lib/frames.js';
-import { pane as tab } from '/web/lib/store.js';
+import { pane as tab, studies } from '/web/lib/store.js';
 
 export const layout = signal('one');
 export const panes = signal([null, null]);
@@ -47,7 +47,7 @@ let asked = 0;
 export async function show(studyId, seriesId, marked = null, where = active.value) {
   asked += 1;
   const mine = asked;
-  const study = await get(`/v1/studies/${studyId}`);
+  const study = studies.value.find((s) => s.id === studyId) ?? await get(`/v1/studies/${studyId}`);
   const choices = images(study);
   const series = choices.find((s) => [s.id, s.series_uid, s.handle].includes(seriesId)) ?? choices.find((s) => s.sequence === 'FLAIR') ?? choices[0];
   if (!series) return;

@@ -1,5 +1,5 @@
 // The viewer's stage: stacks on canvases, with the tools around them.
-import { html, useEffect, useRef, useState } from '/web/vendor/ui.js';
+import { html, useEffect, useLayoutEffect, useRef, useState } from '/web/vendor/ui.js';
 import { Button, Icon, Picture, guarded } from '/web/lib/common.js';
 import { draw, labelAt, probe } from '/web/lib/draw.js';
 import { frame, mask } from '/web/lib/frames.js';
@@ -40,7 +40,7 @@ function Stack({ n }) {
       box.dataset.frame = current.frame;
     }).catch(guarded((error) => { throw error; }));
   };
-  useEffect(() => { const ask = requestAnimationFrame(paint); return () => cancelAnimationFrame(ask); });
+  useLayoutEffect(paint); // at once: the browser shows it with its next frame
   useEffect(() => {
     const watch = new ResizeObserver(paint);
     watch.observe(canvas.current);
