@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from agent.answer import PlannerRef
 from agent.assistant import Assistant
@@ -24,6 +25,7 @@ from serving.app import create_app
 from serving.settings import Settings
 from tools.base import Bench, Resources
 from tools.models.catalogue import Catalogue
+from tools.models.masks import segmentation
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 IN_CI = bool(os.environ.get("CI"))
@@ -52,12 +54,25 @@ def resources(tmp_path_factory: pytest.TempPathFactory) -> Resources:
 
 
 @pytest.fixture(scope="session")
-def sample_archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    """An archive with the sample case; tests read it and leave it as it is (masks may be cached in it)."""
-    archive = Archive(tmp_path_factory.mktemp("sample"))
-    done = sample.load(archive)
-    assert not done.rejected
-    return archive
+def sample_archive(resources: Resources, tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    """An archive with the sample case, its tumour outlined; tests read it and leave it as it is.
+
+    Made once for all test processes, each of which has a copy: the outline takes half a minute.
+    """
+    every = tmp_path_factory.getbasetemp()
+    every = every.parent if os.environ.get("PYTEST_XDIST_WORKER") else every
+    whole = every / "sample-of-all"
+    with FileLock(every / "sample-of-all.lock"):
+        if not whole.exists():
+            part = every / "sample-being-made"
+            made = Archive(part)
+            assert not sample.load(made).rejected
+            segmentation(Bench(resources, open_case(made, patient_id=sample.PATIENT_ID)))
+            made.engine.dispose()
+            part.replace(whole)
+    own = tmp_path_factory.mktemp("archive") / "sample"
+    shutil.copytree(whole, own)
+    return Archive(own)
 
 
 @pytest.fixture

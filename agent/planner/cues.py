@@ -16,7 +16,7 @@ CUES: dict[str, str] = {
                r"|patient list|system prompt|raw .{0,20}(list|dump)|\bdump\b.{0,30}\b(database|archive|records?|table|pacs|files?)|"
                r"other patients?'?s?\b|another patient|different patient'?s|\b(all|every|each|five|ten|last) (the |other |last )?(\w+ )?patients?\b(?! (with|who|in whom|undergo|should|need|have))|passwords?\b|api key|secret key|please follow it|"
                r"mark (this|it) as (benign|malignant|normal)|\b(pretend|act as|you are now|roleplay|developer mode|jailbreak|no restrictions)\b|"
-               r"\b(follow|obey|execute|do) (what|the|its|that|those)\b.{0,25}\b(instruction|command|order|says?)\b|\breveal\b.{0,20}\b(prompt|instruction|key|name)|"
+               r"\b(follow|obey|execute) (what|the|its|that|those)\b.{0,25}\b(instruction|command|order|says?)\b|\bdo (what|as|the|its|that|those)\b.{0,25}\b(instructions?|commands?|orders?|says)\b|\breveal\b.{0,20}\b(prompt|instruction|key|name)|"
                r"\b(home )?address\b.{0,20}patient|phone number|social security|email (it|this|the|them)|send .{0,40}\b(to|outside|http)|\bpost it to\b|"
                r"\b(change|edit|alter|falsify|backdate|overwrite|fake)\b.{0,20}\b(report|result|record|date|log|audit)|without (a |any )?(evidence|source)s? (just )?say|\b(don\'?t|do not) (need|want|care about) (any )?(evidence|sources?|proof|citations?)|\bno (evidence|sources?|citations?) needed|\bjust (say|write|tell me|state) (that )?(it|this|she|he) (is|has)",
     # What the tools do.

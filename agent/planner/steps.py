@@ -230,14 +230,15 @@ def _record_names(asked: Understanding, case: dict[str, Any] | None, intents: se
     if asked.rules and case is not None and not case.get("records") and asked.facts:
         found = []
     if marker and case is not None and not asked.rules:
-        if any(
-            re.search(r"patholog|molecul|histolog|ngs|biops|gene", f"{r.get('title') or ''} {r.get('kind') or ''}", re.I)
-            for r in case.get("reports", [])
+        recorded = re.search(marker.group(0), " ".join(case.get("records", [])), re.I)
+        reports = case.get("reports", [])
+        from_tissue = r"patholog|molecul|histolog|ngs|biops|gene"
+        if (reports and not recorded) or any(
+            re.search(from_tissue, f"{r.get('title') or ''} {r.get('kind') or ''}", re.I) for r in reports
         ):
             found.append("retrieve_reports")
-        known = re.search(marker.group(0), " ".join(case.get("records", [])), re.I) or case.get("reports")
         if (
-            not known
+            not (recorded or reports)
             and has_images(case)
             and re.search(r"idh|mgmt|1p|tert|atrx|h3", marker.group(0), re.I)
             and "guideline" not in intents

@@ -19,6 +19,11 @@ _TITLE = re.compile(
     r"^[ \t]*(?:EXAMINATION|EXAM|STUDY|PROCEDURE|REPORT|UNTERSUCHUNG|EXAMEN|ESTUDIO|检查项目)[ \t]*[:：][ \t]*(\S.*)$",
     re.M | re.I,
 )
+_HEADING = re.compile(
+    r"\s*(?![^\n]*(?:compar|prior|previous|vorunter|vergleich|anterior|antérieur|对比|既往|与))(\S[^\n:：]{2,100}?)[ \t,(（]+(\d{4}-\d{2}-\d{2})[)）]?[ \t]*(?:\n|$)",
+    re.I,
+)
+"""A first line that names the examination and ends with its date."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +107,11 @@ def _split(text: str, section: str, part: str, start: int, end: int) -> list[Sen
 def date_of(text: str) -> str | None:
     """The date that the report states for itself (ISO), if it does."""
     match = _DATE.search(text)
-    return match.group(1) if match else None
+    heading = _HEADING.match(text)
+    return match.group(1) if match else heading.group(2) if heading else None
 
 
 def title_of(text: str) -> str | None:
     """What the report says it is about, if it does."""
-    match = _TITLE.search(text)
+    match = _TITLE.search(text) or _HEADING.match(text)
     return match.group(1).strip() if match else None

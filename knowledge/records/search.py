@@ -37,6 +37,8 @@ _STOP = frozenset(
 )
 
 
+_ASPECTS = frozenset(["status", "state", "result", "results", "value", "record", "records"])
+"""What is asked of a subject: no sentence that tells it needs to say so."""
 _SIZE_ASKED = re.compile(r"\bhow (big|large|long|wide)\b|\bsizes?\b|\bdiameters?\b|\bmeasur", re.I)
 _SIZE_WORDS = {"big", "large", "size", "diameter", "long", "wide", "measur", "meas"}
 _LESIONS = {"mass", "tumor", "lesion", "raumford", "growth"}
@@ -69,7 +71,8 @@ def stem(word: str) -> str:
 def content_words(text: str) -> list[str]:
     """The words of a question that carry its subject, stemmed; sides are compared by themselves."""
     words = re.findall(r"[^\W\d_]{2,}|\d+p|\d+q", text.lower())
-    return list(dict.fromkeys(stem(w) for w in words if w not in _STOP and w not in ("left", "right")))
+    told = [w for w in words if w not in _STOP and w not in ("left", "right")]
+    return list(dict.fromkeys(stem(w) for w in [w for w in told if w not in _ASPECTS] or told))
 
 
 @lru_cache(maxsize=512)

@@ -2,7 +2,7 @@
 import { effect, html, render } from '/web/vendor/ui.js';
 import { wanted } from '/web/lib/api.js';
 import { stop } from '/web/lib/ask.js';
-import { begin, dropped, refresh, resume, suggest, take } from '/web/lib/case.js';
+import { begin, dropped, last, refresh, remember, resume, suggest, take } from '/web/lib/case.js';
 import { Button, Icon, guarded } from '/web/lib/common.js';
 import { openById } from '/web/lib/evidence.js';
 import { columns, folded, help, language, palette, pane, ready, said, theme, working } from '/web/lib/store.js';
@@ -101,7 +101,8 @@ for (const name of ['dragover', 'dragleave', 'drop']) {
 render(html`<${App} />`, document.getElementById('app'));
 guarded(async () => {
   ready.value = await fetch('/readyz').then((r) => r.json());
-  await refresh();
+  await refresh(...last());
+  effect(remember);
   if (wanted.conversation) await resume(wanted.conversation);
   if (wanted.evidence) await openById(wanted.evidence);
 })();

@@ -163,6 +163,26 @@ async def test_a_picture_in_the_message_is_what_is_asked_about(resources: Resour
     assert answer.plan[0].arguments == {"study": "S2"} and "pituitary is most likely" in answer.text
 
 
+@pytest.mark.parametrize("text", ["What is the IDH status?", "What do the reports and the record say about the IDH status?"])
+async def test_a_marker_that_only_a_report_holds_is_quoted_from_it(
+    resources: Resources, archive: Archive, tmp_path: Path, text: str
+) -> None:
+    report = (
+        "MRI of the brain 2026-11-01\n\nFINDINGS:\nThe mass is unchanged. Glioblastoma, IDH-mutant.\n\nIMPRESSION:\nStable.\n"
+    )
+    archive.add([Incoming("r.txt", report.encode())], Hints(patient_id="P"))
+    async with Assistant(
+        archive,
+        resources,
+        Memory(tmp_path / "m.db"),
+        BuiltinPlanner.of(resources.embedder),
+        PlannerRef(kind="builtin", model=NAME),
+        tmp_path / "c.db",
+    ) as assistant:
+        answer = await assistant.ask(assistant.open(patient_id="P").id, text)
+    assert "IDH-mutant" in answer.text and "2026-11-01" in answer.text and not answer.abstained
+
+
 async def test_the_impression_can_be_asked_for_as_a_whole(assistant: Assistant) -> None:
     answer = await assistant.ask(assistant.open(patient_id=sample.PATIENT_ID).id, "What was the impression of the last report?")
     assert {e.source.section for e in answer.evidence} == {"IMPRESSION"}  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ from knowledge.records.fhir import read_bundle
 from knowledge.records.model import Report
 from knowledge.records.planning import disease_of, needs
 from knowledge.records.reading import certainty_of, read, sizes
-from knowledge.records.reports import sentences
+from knowledge.records.reports import date_of, sentences, title_of
 from knowledge.records.stated import stated
 from knowledge.records.units import convert, ucum
 from knowledge.studies.archive import Archive
@@ -199,3 +199,16 @@ def test_note_attachments_stay_reports() -> None:
     note = {"resourceType": "DocumentReference", "id": "n", "status": "current", "type": {"text": "Note"}, "date": "2026-01-01",
             "content": [{"attachment": {"contentType": "text/plain", "data": base64.b64encode(b"ECOG 1.").decode()}}]}  # fmt: skip
     assert read_bundle(_bundle(note)).texts == [("Note", "2026-01-01", "ECOG 1.")]
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "date"),
+    [
+        ("MRI of the brain 2026-11-01\n\nFINDINGS:\nNo change.\n", "MRI of the brain", "2026-11-01"),
+        ("MRT Schädel (2026-11-01)\n\nBEFUND:\nUnverändert.\n", "MRT Schädel", "2026-11-01"),
+        ("Comparison with 2025-11-01\n\nFINDINGS:\nNo change.\n", None, None),
+        ("FINDINGS:\nUnchanged since 2025-11-01\n", None, None),
+    ],
+)
+def test_a_report_is_named_and_dated_by_its_first_line(text: str, title: str | None, date: str | None) -> None:
+    assert (title_of(text), date_of(text)) == (title, date)

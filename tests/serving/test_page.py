@@ -1,6 +1,7 @@
 """The page in a real browser: questions asked as a person would, evidence opened, files dropped, everything by keyboard."""
 
 import asyncio
+import io
 import json
 import re
 import shutil
@@ -11,9 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import pydicom
 import pytest
 
+from agent.testing import dicom_series
 from knowledge import sample
+from knowledge.studies.archive import Archive
+from knowledge.studies.intake import Hints
+from knowledge.studies.unpack import Incoming
 from serving.access.keys import KeyRing
 from tests.questions import QUESTIONS
 from tests.serving.browser import ask, browsing, free_port, needs_chromium, served
@@ -352,6 +359,84 @@ async def test_files_are_taken_and_refused_by_name(data: Path, tmp_path: Path) -
             await expect(page.locator("#uploads")).to_contain_text("mr.txt", timeout=30_000)
             await page.set_input_files("#files", [junk])
             await expect(page.locator("#uploads .upload.failed").first).to_contain_text("Nothing was taken in", timeout=30_000)
+
+
+HEBREW = "מחקר מעקב של המוח עם חומר ניגוד (ביקורת)"
+LONG = "Follow-up MRI of the brain with and without contrast, perfusion and spectroscopy"
+
+
+def crowded(patient: str) -> list[Incoming]:
+    """A patient as they come: a study of 200 series with names of every length, 120 more studies, names that run from right to left."""
+    small = np.random.default_rng(3).integers(0, 900, (16, 16, 3)).astype(np.uint16)
+    files = []
+    for k in range(200):
+        name = HEBREW if k == 198 else LONG[:64] if k == 199 else f"ax {k} " + "x" * (k % 40)
+        files += [
+            Incoming(f"{k}-{n}.dcm", f)
+            for n, f in enumerate(named(dicom_series(small, np.eye(4), patient), name, "1.2.826.0.1.3680043.8.498.7"))
+        ]
+    for k in range(120):
+        day = f"{2000 + k % 24}{1 + k % 12:02d}{1 + k % 28:02d}"
+        files += [
+            Incoming(f"s{k}-{n}.dcm", f) for n, f in enumerate(dicom_series(small, np.eye(4), patient, f"control {k}", date=day))
+        ]
+    report = f"{LONG} 2026-11-01\n\nFINDINGS:\n{'The mass measures 41 mm and is unchanged. ' * 40}\nGlioblastoma, IDH-mutant.\n\nIMPRESSION:\n{HEBREW}. IDH-wildtype.\n"
+    return [*files, Incoming(f"{LONG}.txt", report.encode())]
+
+
+def named(files: list[bytes], description: str, study: str) -> list[bytes]:
+    """The instances with this series description, in Unicode, all in one study."""
+    made = []
+    for file in files:
+        instance = pydicom.dcmread(io.BytesIO(file))
+        instance.SpecificCharacterSet, instance.SeriesDescription, instance.StudyInstanceUID = "ISO_IR 192", description, study
+        instance.StudyDescription = LONG[:64]
+        instance.save_as(buffer := io.BytesIO())
+        made.append(buffer.getvalue())
+    return made
+
+
+async def test_two_hundred_series_and_names_of_every_length_and_direction(data: Path, tmp_path: Path) -> None:
+    """Nothing runs out of its place on a phone, a laptop and a reading station; what is long is cut or wrapped, all of it can be reached."""
+    from playwright.async_api import expect
+
+    patient = "PATIENT-" + "0123456789" * 5
+    Archive(data / "archive").add(crowded(patient), Hints(patient_id=patient))
+    with served(data) as url:
+        async with browsing(url) as page:
+            await page.select_option("#patient", patient)
+            await expect(page.locator("#timeline .entry")).to_have_count(40)
+            await expect(page.locator("#series option")).to_have_count(200)
+            await page.select_option(
+                "#series", label=next(o for o in await page.locator("#series option").all_inner_texts() if HEBREW[:8] in o)
+            )
+            await expect(page.locator("#canvas")).to_have_attribute("aria-label", re.compile(HEBREW[:8]))
+            await page.locator(".link", has_text="122").click()
+            await expect(page.locator("#timeline .entry")).to_have_count(122)
+            await page.locator("input.find").fill("control 77")
+            await expect(page.locator("#timeline .entry")).to_have_count(1)
+            await page.locator("input.find").fill("")
+            await ask(page, "What do the reports and the record say about the IDH status?")
+            for width, height in ((390, 844), (1280, 720), (3840, 2160)):
+                await page.set_viewport_size({"width": width, "height": height})
+                for name in ("case", "view", "chat") if width < 700 else ("all",):
+                    if name != "all":
+                        await page.locator(".tabs .button").nth(("case", "view", "chat").index(name)).click()
+                    await page.screenshot(path=tmp_path / f"crowded-{width}-{name}.png")
+                    assert await page.evaluate(OUTSIDE) == [], (width, name)
+
+
+OUTSIDE = """() => {
+  const wide = document.documentElement.clientWidth;
+  const bad = document.documentElement.scrollWidth > wide ? ['the page itself'] : [];
+  for (const e of document.querySelectorAll('main button, main select, main summary, main p, main .statement, main .corner span')) {
+    const b = e.getBoundingClientRect();
+    const pane = e.closest('.pane')?.getBoundingClientRect();
+    if (b.width && pane && (b.right > pane.right + 1 || b.left < pane.left - 1)) bad.push(`${e.tagName}.${e.className}: ${e.textContent.slice(0, 40)}`);
+  }
+  return bad;
+}"""
+"""Controls and texts that stick out of their pane."""
 
 
 async def test_history_branches_corrections_and_files_to_take_along(data: Path, tmp_path: Path) -> None:

@@ -8,11 +8,16 @@ const SAMPLE = 'SAMPLE-GLIOMA';
 export const madeUp = (id) => id === SAMPLE;
 const of = (id, rest) => `/v1/patients/${encodeURIComponent(id)}/${rest}`;
 
-export async function refresh(wanted) {
+// What was open in this tab before the page was loaded again. Like the key it stays in the tab.
+const LAST = 'consilium.last';
+export const last = () => { try { return JSON.parse(sessionStorage.getItem(LAST)) ?? []; } catch { return []; } };
+export const remember = () => { if (conversation.value) sessionStorage.setItem(LAST, JSON.stringify([patient.value, conversation.value])); };
+
+export async function refresh(wanted, again = null) {
   patients.value = await get('/v1/patients');
   const ids = patients.value;
   const next = ids.includes(wanted) ? wanted : ids.includes(SAMPLE) ? SAMPLE : ids[0];
-  if (next) await choose(next);
+  if (next) await choose(next, next === wanted ? again : null);
 }
 
 // What the case holds now; the conversation goes on.
@@ -23,15 +28,16 @@ export async function reload() {
   [timeline.value, studies.value, followUps.value] = [entries, found, due.filter((f) => f.status !== 'done')];
 }
 
-export async function choose(id) {
+export async function choose(id, again = null) {
   [patient.value, conversation.value] = [id, null]; // nothing is asked of the patient before
   [timeline.value, studies.value, followUps.value, drawer.value] = [[], [], [], null];
   const shown = async () => {
     await reload();
-    const first = patient.value === id && studies.value.findLast((s) => s.series.some((q) => q.shape.length === 3));
-    if (first) await show(first.id);
+    if (patient.value !== id) return;
+    const [newest] = studies.value.filter((s) => s.series.some((q) => q.shape.length === 3)).sort((a, b) => (b.date ?? '').localeCompare(a.date ?? ''));
+    if (newest) await show(newest.id);
   };
-  await Promise.all([begin(), shown()]);
+  await Promise.all([again ? resume(again).catch(() => begin()) : begin(), shown()]);
   await listed();
 }
 

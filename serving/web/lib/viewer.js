@@ -85,7 +85,8 @@ export async function compare() {
   layout.value = 'two';
   if (panes.value[1] || !panes.value[0]) return;
   const { study, series } = panes.value[0];
-  const others = (await get(`/v1/studies?patient_id=${encodeURIComponent(study.patient_id)}`)).filter((s) => s.id !== study.id && images(s).length);
+  const others = (await get(`/v1/studies?patient_id=${encodeURIComponent(study.patient_id)}`)).filter((s) => s.id !== study.id && images(s).length)
+    .sort((a, b) => (a.date ?? '').localeCompare(b.date ?? ''));
   const before = others.findLast((s) => (s.date ?? '') <= (study.date ?? '')) ?? others[0];
   const match = before && (images(before).find((s) => s.sequence === series.sequence && s.modality === series.modality) ?? images(before)[0]);
   const twin = match ?? images(study).find((s) => s.id !== series.id);
