@@ -104,7 +104,11 @@ def _as_fact(
     statement += f" To weigh: {parts['note']}." if parts["note"] else ""
     statement += f" Not known: {', '.join(unknown)}." if unknown else ""
     unchecked = sum(1 for look, _ in found if not look.checked)
-    statement += f" Of these points {unchecked} stand on field knowledge that wasn't looked up." if unchecked else ""
+    statement += (
+        f" Of these points {unchecked} stand{'s' * (unchecked == 1)} on field knowledge that wasn't looked up."
+        if unchecked
+        else ""
+    )
     statement += " For the board to decide."
     origins = {look.input: Origin(kind="question") for look, _ in found if look.kind == "input"}
     value = {"category": treatment.label, "recommendation": "", "values": {}, "checked": unchecked == 0,

@@ -143,7 +143,11 @@ def _as_fact(
     statement = (
         f"{place}. {one.entity.label} ({one.entity.kind}, {one.entity.common}): {one.points:g} points{', ' + sure if sure else ''}. "
         f"For: {pro or 'none of what is known'}. Against: {con or 'none of what is known'}.{by_classes}{lacks}"
-        + (f" Of these arguments {unchecked} stand on field knowledge that wasn't looked up." if unchecked else "")
+        + (
+            f" Of these arguments {unchecked} stand{'s' * (unchecked == 1)} on field knowledge that wasn't looked up."
+            if unchecked
+            else ""
+        )
     )
     inputs = {a.feature: a.present for a in one.arguments}
     origins = {f: _origin(by_feature[f]) for f in inputs}
