@@ -13,8 +13,15 @@ class NotFound(KnowledgeError):
     """A study, series, record, passage or evidence that isn't there."""
 
 
+class Gone(NotFound):
+    """It was here and was deleted."""
+
+
 class Refused(KnowledgeError):
     """A file that can't be taken in. The message is the reason."""
+
+    instance: tuple[str, str] = ("", "")
+    """SOP class and instance UID of a DICOM file, as far as they can be told."""
 
 
 class InvalidFacts(KnowledgeError):

@@ -14,7 +14,20 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import errors, house
-from serving.api import conversations, drafts, evidence, followups, guidelines, health, openai, studies, teaching, tools, viewing
+from serving.api import (
+    conversations,
+    dicomweb,
+    drafts,
+    evidence,
+    followups,
+    guidelines,
+    health,
+    openai,
+    studies,
+    teaching,
+    tools,
+    viewing,
+)
 from serving.errors import Problem, answered, problem
 from serving.settings import Settings
 
@@ -44,7 +57,20 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.registry = CollectorRegistry()
     _measure(app, settings)
     errors.install(app)
-    for module in (health, studies, viewing, conversations, drafts, followups, teaching, evidence, tools, guidelines, openai):
+    for module in (
+        health,
+        studies,
+        viewing,
+        conversations,
+        drafts,
+        followups,
+        teaching,
+        evidence,
+        tools,
+        guidelines,
+        openai,
+        dicomweb,
+    ):
         app.include_router(module.router, responses=errors.DOCUMENTED)
 
     @app.get("/", include_in_schema=False)

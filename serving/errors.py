@@ -18,7 +18,7 @@ from tools import errors as tool_errors
 log = logging.getLogger("consilium")
 
 STATUS: dict[type[Exception], int] = {
-    knowledge_errors.NotFound: 404, knowledge_errors.Refused: 422, knowledge_errors.InvalidFacts: 422,
+    knowledge_errors.Gone: 410, knowledge_errors.NotFound: 404, knowledge_errors.Refused: 422, knowledge_errors.InvalidFacts: 422,
     knowledge_errors.MixedPatients: 409, NotSignable: 409, knowledge_errors.NoGeometry: 422, knowledge_errors.StorageFailed: 507,
     knowledge_errors.ServiceDown: 503, knowledge_errors.KnowledgeError: 422,
     agent_errors.QuestionRefused: 422, agent_errors.Busy: 409, agent_errors.Unknown: 404, agent_errors.PlannerDown: 503,
@@ -41,7 +41,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/problem+json": {"schema": ProblemBody.model_json_schema()}}}
     for status, text in {
         400: "The request can't be read", 401: "A key is needed", 403: "A person has to confirm", 404: "It isn't there",
-        405: "Not this method", 409: "It contradicts what is there", 413: "Too large", 415: "Compressed bodies aren't taken",
+        405: "Not this method", 406: "It can't be given in any of the accepted types", 409: "It contradicts what is there", 410: "It was deleted", 413: "Too large", 415: "Compressed bodies aren't taken",
         422: "It doesn't fit; detail and hint say why", 500: "Something broke; the detail names the run", 503: "A service is down", 507: "The archive can't be written (full, read-only)",
     }.items()
 }  # fmt: skip

@@ -22,7 +22,7 @@ from knowledge.errors import NotFound, Refused, StorageFailed
 from knowledge.evidence import Frozen
 from knowledge.migrations import migrate
 from knowledge.records.model import Record, RecordItem, Report
-from knowledge.studies import audit, intake, store
+from knowledge.studies import audit, intake, store, tags
 from knowledge.studies.deidentify.vault import Vault
 from knowledge.studies.keeper import Ask, Conflict, Keeper
 from knowledge.studies.model import Patient, Study
@@ -53,6 +53,9 @@ class Rejected(Frozen):
 
     file: str
     reason: str
+    sop_class: str = Field("", exclude=True)
+    sop_uid: str = Field("", exclude=True)
+    """Of a DICOM instance that can be told of though it wasn't taken."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,16 @@ class Original:
     header: dict[str, Any]
 
 
+class Taken(Frozen):
+    """A DICOM instance that was taken in: the file that it came as, and its UIDs."""
+
+    file: str
+    sop_class: str
+    sop_uid: str
+    series_uid: str
+    study_uid: str
+
+
 class Import(Frozen):
     """What one upload brought. `conflicts`: what contradicts itself or the archive; `asks`: what the files don't say of themselves."""
 
@@ -75,6 +88,8 @@ class Import(Frozen):
     rejected: list[Rejected] = Field(default_factory=list)
     conflicts: list[Conflict] = Field(default_factory=list)
     asks: list[Ask] = Field(default_factory=list)
+    instances: list[Taken] = Field(default_factory=list, exclude=True)
+    """DICOM instances that are kept now, be they new or not."""
 
     @property
     def patient_ids(self) -> set[str]:
@@ -95,6 +110,7 @@ class Archive:
         self._writing = threading.Lock()
         self._sweep()
         self._settle_old()
+        self._tell_old()
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
@@ -139,7 +155,9 @@ class Archive:
             self._take_back(journal)
         journal.close()
         return Import(studies=self._studies(list(keeper.studies)), records=list(keeper.records.values()), rejected=rejected,
-                      conflicts=keeper.conflicts, asks=keeper.asks)  # fmt: skip
+                      conflicts=keeper.conflicts, asks=keeper.asks,
+                      instances=[Taken(file=p.name, sop_class=i.sop_class, sop_uid=i.sop_instance_uid, series_uid=i.series_uid,
+                                       study_uid=i.study_uid) for p in parsed if (i := p.instance)])  # fmt: skip
 
     def _read(
         self, files: Iterable[Incoming], hints: intake.Hints, journal: Journal
@@ -152,7 +170,8 @@ class Archive:
         def take(name: str, found: "list[intake.Parsed] | intake.Half | Refused") -> None:
             if isinstance(found, Refused):
                 reason = f"{found}: {found.hint}" if found.hint else str(found)
-                rejected.append(Rejected(file=name, reason=reason))
+                sop_class, sop_uid = found.instance
+                rejected.append(Rejected(file=name, reason=reason, sop_class=sop_class, sop_uid=sop_uid))
             elif isinstance(found, intake.Half):
                 halves.append(found)
             else:
@@ -238,6 +257,14 @@ class Archive:
         with self._write() as session:
             settle_old(session, self.objects)
 
+    def _tell_old(self) -> None:
+        """Read the attributes that others ask for, of what came before they were kept."""
+        with Session(self.engine) as session:
+            if not tags.untold(session):
+                return
+        with self._write() as session:
+            tags.fill(session, self.objects)
+
     def assign(self, study_id: str, patient_id: str, by: str = "local") -> Study:
         """Say whose a study is that came without a patient. Raises Refused where its files name one."""
         with self._write() as session:
@@ -271,7 +298,7 @@ class Archive:
     def delete(self, study_id: str, by: str = "local") -> None:
         """Delete a study with its originals, its reports and values, and everything derived or cached from its series."""
         with self._write() as session:
-            study_row(session, study_id)
+            tags.bury(session, study_row(session, study_id))
             series = session.scalars(select(SeriesRow.id).where(SeriesRow.study_id == study_id)).all()
             hashes = hashes_of(session, study_id)
             bundles = session.scalars(select(BundleRow.id).where(BundleRow.study_id == study_id)).all()

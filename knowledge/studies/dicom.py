@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from knowledge.errors import Refused
 from knowledge.records.model import RecordItem
-from knowledge.studies import content, placement, suv, workers
+from knowledge.studies import content, placement, suv, tags, workers
 from knowledge.studies.model import Patient
 
 # pydicom's warnings quote the values they complain of, and a value may be a name.
@@ -78,6 +78,9 @@ class Instance:
     place: dict[str, Any]
     texts: list[tuple[str, str | None, str]] = field(default_factory=list)
     values: list[RecordItem] = field(default_factory=list)
+    study_tags: tags.Tags = field(default_factory=dict)
+    """Attributes that others ask an archive for; as `header`, told with the first instance of a series alone."""
+    series_tags: tags.Tags = field(default_factory=dict)
 
 
 def looks_like_dicom(head: bytes) -> bool:
@@ -125,6 +128,15 @@ def _read(data: Data, known: set[str]) -> Instance:
         raise Refused("its sequences are nested too deep", "send the original from the PACS") from error
     except BROKEN as error:
         raise Refused(f"the DICOM data can't be parsed ({type(error).__name__})", "send the original again") from error
+
+
+def named(data: Data) -> tuple[str, str]:
+    """SOP class and instance UID of a file that may be broken; empty where they can't be told."""
+    try:
+        dataset = parsed(data)[0]
+        return _text(dataset, "SOPClassUID"), _text(dataset, "SOPInstanceUID")
+    except (Refused, InvalidDicomError, EOFError, *BROKEN):
+        return "", ""
 
 
 NOWHERE, ELSEWHERE = -1, -2
@@ -224,12 +236,20 @@ def _instance(dataset: Dataset, sop_class: str, place: dict[str, Any], texts: li
     sop = _text(dataset, "SOPInstanceUID") or made_uid(series, str(sorted(place.items(), key=str)), str(size))
     patient = Patient(id=person, birth_date=placement.iso_date(placement.value(dataset, "PatientBirthDate")), sex=_text(dataset, "PatientSex") or None,
                       name=_text(dataset, "PatientName"), issuer=_text(dataset, "IssuerOfPatientID"))  # fmt: skip
-    header = {} if series in known else _header(dataset)
+    new = series not in known
     known.add(series)
+    header, of_study, of_series = _told(dataset, study, series) if new else ({}, {}, {})
+    place["number"] = placement.whole(placement.value(dataset, "InstanceNumber"), 0)
     return Instance(
         sop, sop_class, series, study, patient, placement.iso_date(placement.value(dataset, "StudyDate")), _text(dataset, "StudyDescription"),
-        modality, description, _text(dataset, "BodyPartExamined"), header, place, texts, values,
+        modality, description, _text(dataset, "BodyPartExamined"), header, place, texts, values, of_study, of_series,
     )  # fmt: skip
+
+
+def _told(dataset: Dataset, study: str, series: str) -> tuple[dict[str, Any], tags.Tags, tags.Tags]:
+    """What is told once of a series: technical attributes, and those by which others ask for it and its study."""
+    of_study = {**tags.of(dataset, tags.STUDY), **tags.put("StudyInstanceUID", study)}
+    return _header(dataset), of_study, {**tags.of(dataset, tags.SERIES), **tags.put("SeriesInstanceUID", series)}
 
 
 def same_picture(one: bytes, other: bytes) -> bool:

@@ -35,6 +35,8 @@ class Hints:
     study_date: str | None = None
     modality: str | None = None
     body_part: str | None = None
+    study_uid: str | None = None
+    """Nothing but DICOM instances of this study is taken in; an empty text: of any study."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,10 @@ class Half:
     """The file that this header names for its voxels; None for voxels."""
 
 
+class WrongStudy(Refused):
+    """An instance of another study than the request named."""
+
+
 class Reader:
     """Reads the files of one upload and keeps their originals, each by itself, so that several threads can."""
 
@@ -125,7 +131,16 @@ class Reader:
         if not head:
             raise Refused("the file is empty", "send the whole file")
         if dicom.looks_like_dicom(head):
-            return [Parsed(name, staged.sha256, instance=dicom.read_instance(data, self._known))]
+            try:
+                instance = dicom.read_instance(data, self._known)
+                if self.hints.study_uid and instance.study_uid != self.hints.study_uid:
+                    raise WrongStudy("it is of another study than the one that was named", "send it to its own study")
+            except Refused as refusal:
+                refusal.instance = dicom.named(data)
+                raise
+            return [Parsed(name, staged.sha256, instance=instance)]
+        if self.hints.study_uid is not None:
+            raise Refused("it isn't DICOM", "send DICOM instances")
         if lower.endswith((".dcm", ".dicom")):
             raise Refused("it is named as DICOM but isn't one", "send the original from the PACS")
         if head[:2] == b"\x1f\x8b":

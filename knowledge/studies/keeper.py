@@ -15,7 +15,7 @@ from knowledge.database import batches
 from knowledge.evidence import Frozen
 from knowledge.records.fhir import FhirRecord
 from knowledge.records.model import Record, RecordItem
-from knowledge.studies import dicom, intake
+from knowledge.studies import dicom, intake, tags
 from knowledge.studies.model import Patient
 from knowledge.studies.store import COPY, BundleRow, InstanceRow, ItemRow, Objects, PatientRow, ReportRow, SeriesRow, StudyRow
 
@@ -160,6 +160,8 @@ class Keeper:
                                      variant=variant))  # fmt: skip
         if instance.header and not self.touched[study.id, instance.series_uid].header:
             self.touched[study.id, instance.series_uid] = instance
+        if instance.series_tags:
+            tags.keep(self.session, study, instance.series_uid, instance.study_tags, instance.series_tags)
         for title, date, text in instance.texts:
             self._keep_text(one, patient_id, title, date, text, "", study.id)
         if instance.values:
@@ -253,6 +255,7 @@ class Keeper:
                                number=self._next(StudyRow, StudyRow.patient_id == patient_id), format=format, note="")  # fmt: skip
                 self.session.add(row)
                 self.session.flush()
+                tags.revive(self.session, uid)
             self._study_rows[uid, patient_id] = row
         self.studies[row.id] = None
         return row

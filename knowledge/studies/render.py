@@ -1,6 +1,8 @@
 """Frames as a reader sees them: windowed grey values or colours, with a mask over them."""
 
 import io
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,8 +48,27 @@ def windowed(values: np.ndarray, centre: float, width: float, function: str = "L
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
+def stated_window(header: Mapping[str, Any], factor: float = 1.0) -> tuple[float, float] | None:
+    """The first window (centre, width) that a header states, times `factor`; None where it states none that can be used."""
+    found = []
+    for keyword in ("WindowCenter", "WindowWidth"):
+        value: Any = header.get(keyword)
+        try:
+            found.append(float(str(value if isinstance(value, int | float | str) else value[0])))
+        except (TypeError, ValueError, LookupError):
+            return None
+    return (found[0] * factor, found[1] * factor) if found[1] >= 1 else None
+
+
 def png(shown: Volume, frame: int, window: tuple[float, float] | None = None, mask: Volume | None = None) -> bytes:
-    """Frame `frame` of a display stack as PNG, pixels as square as they are in the source; each label's edge drawn over it in its own colour.
+    """`picture` as PNG."""
+    buffer = io.BytesIO()
+    picture(shown, frame, window, mask).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def picture(shown: Volume, frame: int, window: tuple[float, float] | None = None, mask: Volume | None = None) -> Image.Image:
+    """Frame `frame` of a display stack, pixels as square as they are in the source; each label's edge drawn over it in its own colour.
 
     Raises NotFound for a frame that isn't there.
     """
@@ -60,7 +81,7 @@ def png(shown: Volume, frame: int, window: tuple[float, float] | None = None, ma
         grey = windowed(shown.array[:, :, frame].T, *(window or window_of(shown)), function) * 255
         base = 255 - grey if shown.inverted else grey
     if mask is None:
-        picture = Image.fromarray(base.astype(np.uint8), "L" if base.ndim == 2 else "RGB")
+        made = Image.fromarray(base.astype(np.uint8), "L" if base.ndim == 2 else "RGB")
     else:
         labels = mask.array[:, :, frame].T.astype(int)
         inside, middle = labels > 0, labels[1:-1, 1:-1]
@@ -70,9 +91,5 @@ def png(shown: Volume, frame: int, window: tuple[float, float] | None = None, ma
             core[1:-1, 1:-1] &= side == middle
         weight = np.where(inside & ~core, EDGE, np.where(inside, FILL, 0))[..., None]
         colour = base[..., None] if base.ndim == 2 else base
-        picture = Image.fromarray(
-            (colour * (1 - weight) + OVERLAYS[(labels - 1) % len(OVERLAYS)] * weight).astype(np.uint8), "RGB"
-        )
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+        made = Image.fromarray((colour * (1 - weight) + OVERLAYS[(labels - 1) % len(OVERLAYS)] * weight).astype(np.uint8), "RGB")
+    return made

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from knowledge.database import batches
 from knowledge.studies import contours, grids, nifti, picture, pixels
+from knowledge.studies.render import stated_window
 from knowledge.studies.store import InstanceRow, Objects, SeriesRow
 from knowledge.studies.volume import Volume
 
@@ -146,23 +147,10 @@ def _dressed(series: SeriesRow, array: np.ndarray, rgb: np.ndarray | None, uids:
     pixel = series.layout.get("pixel_mm")
     return Volume(
         array.transpose(2, 1, 0), None if affine is None else np.array(affine), "source", uids,
-        rgb=None if rgb is None else rgb.transpose(2, 1, 0, 3), unit=series.layout.get("unit", ""), window=_window(series, place),
+        rgb=None if rgb is None else rgb.transpose(2, 1, 0, 3), unit=series.layout.get("unit", ""), window=stated_window(series.header, place.get("suv") or 1.0),
         window_function=str(series.header.get("VOILUTFunction") or "LINEAR"), inverted=place.get("photometric") == "MONOCHROME1",
         pixel_mm=(pixel[0], pixel[1]) if pixel else None,
     )  # fmt: skip
-
-
-def _window(series: SeriesRow, place: dict[str, Any]) -> tuple[float, float] | None:
-    """The first window that the header states, in the units of the voxels."""
-    found = []
-    for keyword in ("WindowCenter", "WindowWidth"):
-        value = series.header.get(keyword)
-        try:
-            found.append(float(str(value[0] if isinstance(value, list) else value)))
-        except (TypeError, ValueError, LookupError):
-            return None
-    factor = place.get("suv") or 1.0
-    return (found[0] * factor, found[1] * factor) if found[1] >= 1 else None
 
 
 def _grid(objects: Objects, cache: VolumeCache, series: SeriesRow, row: InstanceRow, component: int) -> Volume:

@@ -1,0 +1,169 @@
+"""Search the archive as DICOM has it: studies, series and instances by their attributes (PS3.4 C.4.1, PS3.18 10.6)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from knowledge.database import batches
+from knowledge.errors import Gone, NotFound
+from knowledge.studies.archive import Archive
+from knowledge.studies.matching import Keys, matches
+from knowledge.studies.store import InstanceRow, StudyRow
+from knowledge.studies.tags import GoneRow, SeriesTags, StudyTags, Tags, digest, put, tag
+
+AT_ONCE = 200
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One DICOM instance as it is kept. `place`: see `placement.place_of`."""
+
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    sop_class: str
+    path: Path
+    place: dict[str, Any]
+    name: str
+
+
+class DicomIndex:
+    """An archive's DICOM objects."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+
+    # Searching
+
+    def studies(self, keys: Keys, fuzzy: bool = False) -> Iterator[Tags]:
+        """Studies, newest first."""
+        query = select(StudyTags, StudyRow.patient_id, StudyRow.modalities).join(StudyRow, StudyRow.id == StudyTags.study_id)
+        query = query.where(*_conditions(keys)).order_by(StudyTags.date.desc(), StudyTags.study_id)
+        with Session(self.archive.engine) as session:
+            for some in session.execute(query).partitions(AT_ONCE):
+                found = [
+                    (row.study_id, told)
+                    for row, patient, kinds in some
+                    if matches(told := _study(row, patient, kinds), keys, fuzzy)
+                ]
+                counts = _counts(session, [i for i, _ in found], InstanceRow.study_id)
+                for study_id, told in found:
+                    series, instances = counts.get(study_id, (0, 0))
+                    yield {**told, **put("NumberOfStudyRelatedSeries", series), **put("NumberOfStudyRelatedInstances", instances)}
+
+    def series(self, keys: Keys, fuzzy: bool = False) -> Iterator[Tags]:
+        """Series with their study's attributes, by study newest first, then by number."""
+        query = (
+            select(SeriesTags, StudyTags, StudyRow.patient_id, StudyRow.modalities)
+            .join(StudyTags, StudyTags.study_id == SeriesTags.study_id)
+            .join(StudyRow, StudyRow.id == StudyTags.study_id)
+        )
+        query = query.where(*_conditions(keys, SeriesTags.uid)).order_by(
+            StudyTags.date.desc(), StudyTags.study_id, SeriesTags.uid
+        )
+        with Session(self.archive.engine) as session:
+            for some in session.execute(query).partitions(AT_ONCE):
+                found = [(one, told) for one, row, patient, kinds in some
+                         if matches(told := {**_study(row, patient, kinds), **one.data}, keys, fuzzy)]  # fmt: skip
+                counts = _counts(session, [one.uid for one, _ in found], InstanceRow.series_uid)
+                for one, told in sorted(found, key=lambda f: _number(f[1])):
+                    yield {**told, **put("NumberOfSeriesRelatedInstances", counts.get(one.uid, (0, 0))[1])}
+
+    def instances(self, keys: Keys, fuzzy: bool = False) -> Iterator[Tags]:
+        """Instances with their series' and study's attributes, by number within their series."""
+        query = (
+            select(InstanceRow, SeriesTags, StudyTags, StudyRow.patient_id, StudyRow.modalities)
+            .join(SeriesTags, (SeriesTags.study_id == InstanceRow.study_id) & (SeriesTags.uid == InstanceRow.series_uid))
+            .join(StudyTags, StudyTags.study_id == InstanceRow.study_id)
+            .join(StudyRow, StudyRow.id == StudyTags.study_id)
+            .where(InstanceRow.variant == 0)
+        )
+        query = query.where(*_conditions(keys, InstanceRow.series_uid, InstanceRow.sop_uid))
+        query = query.order_by(StudyTags.date.desc(), StudyTags.study_id, InstanceRow.series_uid, InstanceRow.id)
+        with Session(self.archive.engine) as session:
+            for some in session.execute(query).partitions(AT_ONCE):
+                for row, one, study, patient, kinds in some:
+                    told = {**_study(study, patient, kinds), **one.data, **_instance(row)}
+                    if matches(told, keys, fuzzy):
+                        yield told
+
+    # Finding
+
+    def stored(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> list[Stored]:
+        """The instances of a study, a series, or one. Raises NotFound, and Gone for what was deleted."""
+        query = (
+            select(InstanceRow, StudyRow.uid)
+            .join(StudyRow, StudyRow.id == InstanceRow.study_id)
+            .where(StudyRow.uid == study_uid, StudyRow.format == "DICOM", InstanceRow.variant == 0)
+        )
+        for column, wanted in ((InstanceRow.series_uid, series_uid), (InstanceRow.sop_uid, sop_uid)):
+            query = query if wanted is None else query.where(column == wanted)
+        with Session(self.archive.engine) as session:
+            found = [
+                Stored(study_uid, r.series_uid, r.sop_uid, r.sop_class, self.archive.objects.path(r.sha256), r.place, r.name)
+                for r, _ in session.execute(query.order_by(InstanceRow.series_uid, InstanceRow.id))
+            ]
+            asked = sop_uid or series_uid or study_uid
+            if not found and session.get(GoneRow, digest(asked)) is not None:
+                raise Gone("it was deleted", "ask whoever deleted it, or send it again")
+        if not found:
+            raise NotFound("the archive has no such study, series or instance", "search for it first")
+        return found
+
+
+def _conditions(keys: Keys, series: Any = None, sop: Any = None) -> list[ColumnElement[bool]]:
+    """What the database can tell by itself of the keys (`series`, `sop`: the columns of their UIDs); the rest is for `matches`."""
+    columns: list[tuple[str, Any]] = [("StudyInstanceUID", StudyTags.uid), ("SeriesInstanceUID", series), ("SOPInstanceUID", sop),
+                                      ("PatientID", StudyRow.patient_id), ("AccessionNumber", StudyTags.accession)]  # fmt: skip
+    found: list[ColumnElement[bool]] = []
+    for keyword, column in columns:
+        wanted = keys.get((tag(keyword),), "")
+        if column is None or not wanted or "*" in wanted or "?" in wanted:
+            continue
+        listed = [w for w in wanted.replace(",", "\\").split("\\") if w] if keyword.endswith("UID") else [wanted]
+        found.append(column.in_(listed))
+    if day := keys.get((tag("StudyDate"),), ""):
+        low, dash, high = day.partition("-")
+        found += [StudyTags.date != "", StudyTags.date >= low, StudyTags.date <= (high or ("99999999" if dash else low))]
+    return found
+
+
+def _study(row: StudyTags, patient_id: str, modalities: str) -> Tags:
+    kinds = [m for m in modalities.split("|") if m]
+    return {
+        **row.data,
+        **put("PatientID", patient_id),
+        **put("ModalitiesInStudy", *kinds),
+        **put("InstanceAvailability", "ONLINE"),
+    }
+
+
+def _instance(row: InstanceRow) -> Tags:
+    place = row.place
+    told = {**put("SOPClassUID", row.sop_class), **put("SOPInstanceUID", row.sop_uid)}
+    if place.get("number") is not None:
+        told |= put("InstanceNumber", place["number"])
+    if place.get("frames"):
+        told |= {**put("Rows", place["rows"]), **put("Columns", place["columns"]), **put("BitsAllocated", place["bits"]),
+                 **put("NumberOfFrames", place["frames"])}  # fmt: skip
+    return told
+
+
+def _counts(session: Session, names: Sequence[str], column: Any) -> dict[str, tuple[int, int]]:
+    """Series and instances of each study, or of each series."""
+    found: dict[str, tuple[int, int]] = {}
+    for some in batches(names):
+        query = select(column, func.count(InstanceRow.series_uid.distinct()), func.count()).where(
+            column.in_(some), InstanceRow.variant == 0
+        )
+        found |= {name: (series, instances) for name, series, instances in session.execute(query.group_by(column))}
+    return found
+
+
+def _number(told: Tags) -> int:
+    value = (told.get(tag("SeriesNumber"), {}).get("Value") or [0])[0]
+    return int(value) if isinstance(value, int | float) else 0

@@ -1,0 +1,63 @@
+"""What searching, retrieving and storing share: UIDs of the path, types that are accepted, links."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from knowledge.studies.query import DicomIndex, Stored
+from serving.api import multipart
+from serving.errors import Problem
+from serving.house import House
+
+PREFIX = "/dicom-web"
+JSON = "application/dicom+json"
+PART_10 = "application/dicom"
+
+
+def _uid(text: str) -> str:
+    if not re.fullmatch(r"[0-9.]{1,64}", text):
+        raise Problem(400, "MalformedUid", "a UID has up to 64 digits and dots", "correct the UID")
+    return text
+
+
+def study_uid(study: str) -> str:
+    """The study of the path. Raises 400 for what is no UID."""
+    return _uid(study)
+
+
+def series_uid(series: str) -> str:
+    """The series of the path. Raises 400 for what is no UID."""
+    return _uid(series)
+
+
+def sop_uid(instance: str) -> str:
+    """The instance of the path. Raises 400 for what is no UID."""
+    return _uid(instance)
+
+
+StudyUid = Annotated[str, Depends(study_uid)]
+SeriesUid = Annotated[str, Depends(series_uid)]
+SopUid = Annotated[str, Depends(sop_uid)]
+AcceptHeader = Annotated[str, Header(alias="accept")]
+
+
+def index_of(house: House) -> DicomIndex:
+    """The archive's DICOM objects."""
+    return DicomIndex(house.archive)
+
+
+def base_of(request: Request) -> str:
+    """Where DICOMweb is found, as the caller reached it."""
+    return str(request.base_url).rstrip("/") + PREFIX
+
+
+def link_to(base: str, stored: Stored) -> str:
+    """Where an instance is retrieved."""
+    return f"{base}/studies/{stored.study_uid}/series/{stored.series_uid}/instances/{stored.sop_uid}"
+
+
+def takes(accept: str, *kinds: str) -> bool:
+    """Whether an Accept header takes one of `kinds`."""
+    families = {f"{k.split('/')[0]}/*" for k in kinds}
+    return any(a.wants in kinds or a.wants == "*/*" or a.wants in families for a in multipart.accepted(accept))
