@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Body, Query, Request, Response
 from fastapi.responses import FileResponse
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.types import Message
 
-from knowledge.errors import NotFound
+from knowledge.errors import NotFound, Refused
 from knowledge.evidence import Frozen
 from knowledge.records.model import spelled
 from knowledge.studies import intake, nifti, render
@@ -32,6 +32,7 @@ from knowledge.studies.unpack import Incoming, from_stream, opened_again
 from serving.api.deps import Caller, HouseDep
 from serving.errors import Problem
 from serving.house import House
+from tools.export.seg import as_seg, bundle_of
 from tools.models.masks import mask_files
 
 router = APIRouter(tags=["studies"])
@@ -254,6 +255,38 @@ def mask_nifti(house: HouseDep, who: Caller, study_id: str, series_id: str, name
     """The mask in the space of its source series."""
     path = mask_path(house, series_of(house, study_id, series_id), name)
     return Response(path.read_bytes(), media_type="application/gzip")
+
+
+class Confirmed(BaseModel):
+    """Who looked at what is to be stored, and wants it stored."""
+
+    model_config = ConfigDict(extra="forbid")
+    confirmed_by: str = Field(min_length=2, max_length=128)
+
+
+@router.get("/v1/studies/{study_id}/series/{series_id}/masks/{name}/seg.dcm", operation_id="mask_seg", summary="A mask as DICOM SEG",
+            response_class=Response, responses={200: {"content": {"application/dicom": {}}}})  # fmt: skip
+def mask_seg(house: HouseDep, who: Caller, study_id: str, series_id: str, name: str) -> Response:
+    """One segment for each region. 422 where the source isn't DICOM."""
+    return Response(_seg(house, study_id, series_id, name), media_type="application/dicom")
+
+
+@router.post("/v1/studies/{study_id}/series/{series_id}/masks/{name}/store", status_code=201, operation_id="store_mask",
+             summary="Keep a mask in the archive as DICOM SEG")  # fmt: skip
+def store_mask(house: HouseDep, who: Caller, study_id: str, series_id: str, name: str, confirmed: Confirmed) -> Import:
+    """From then on DICOMweb gives it out beside its source. Who confirmed it stands in the audit."""
+    data = _seg(house, study_id, series_id, name)
+    done = house.archive.add([Incoming("seg.dcm", data)], by=who)
+    if done.rejected:
+        raise Refused(done.rejected[0].reason)
+    house.archive.note(who, "store result", study_id, {"kind": "SEG", "confirmed_by": confirmed.confirmed_by, "mask": name})
+    return done
+
+
+def _seg(house: House, study_id: str, series_id: str, name: str) -> bytes:
+    series = series_of(house, study_id, series_id)
+    bundle = bundle_of(house.resources.catalogue, name)
+    return as_seg(house.archive, house.archive.study(study_id), series, bundle, mask_path(house, series, name))
 
 
 @router.get("/v1/studies/{study_id}/series/{series_id}/volume.nii.gz", operation_id="volume_nifti", summary="A series as NIfTI",

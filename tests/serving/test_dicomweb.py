@@ -14,7 +14,9 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 
 from agent.testing import dicom_series
 from knowledge.errors import Refused
+from knowledge.studies import nifti
 from knowledge.studies.matching import check, matches, path_of
+from knowledge.studies.volume import Volume
 from serving.app import create_app
 from serving.settings import Settings
 
@@ -289,3 +291,58 @@ def test_matching_within_sequences_and_values_that_are_none() -> None:
     for name in ("Nope", "0008", "00080020.Nope"):
         with pytest.raises(Refused):
             path_of(name)
+
+
+def test_a_mask_is_given_as_seg_and_kept_once_somebody_confirmed(client: TestClient) -> None:
+    """Whatever made the mask: here one is painted, under the name of the glioma model's."""
+    import highdicom as hd
+
+    files = series(FrameOfReferenceUID="1.2.826.0.1.3680043.8.498.9", PositionReferenceIndicator="")
+    stored(client, files)
+    (study,) = client.get("/v1/studies").json()
+    one = study["series"][0]
+    house = client.app.state.house  # type: ignore[attr-defined]
+    (bundle,) = [b for b in house.resources.catalogue.of("segmentation") if b.name == "brain_mri_glioma"]
+    volume = house.archive.volume(one["id"])
+    labels = np.zeros(volume.array.shape, np.uint8)
+    labels[3:8, 2:6, 1:4], labels[4:6, 3:5, 2] = 2, 1
+    folder = house.archive.derived(one["id"])
+    folder.mkdir(parents=True)
+    name = f"{bundle.name}-{bundle.version}-FLAIR.nii.gz"
+    (folder / name).write_bytes(nifti.to_bytes(volume.like(labels)))
+    masks = f"/v1/studies/{study['id']}/series/{one['id']}/masks/{name}"
+    reply = client.get(f"{masks}/seg.dcm")
+    assert reply.status_code == 200 and reply.headers["content-type"] == "application/dicom", reply.text
+    seg = hd.seg.segread(io.BytesIO(reply.content))
+    order = [uid for uid, _ in house.archive.frames(one["id"])]
+    told = {seg.get_segment_description(n).segment_label: n for n in seg.segment_numbers}
+    for region in bundle.card.regions:
+        wanted = np.isin(labels, region.labels)
+        assert (region.name in told) == bool(wanted.any())
+        if wanted.any():
+            found = seg.get_pixels_by_source_instance(
+                order, segment_numbers=[told[region.name]], assert_missing_frames_are_empty=True
+            )
+            assert (found[..., 0].transpose(2, 1, 0) == wanted).all(), region.name
+    assert seg.StudyInstanceUID == uids(files[0])[0] and seg.FrameOfReferenceUID
+    assert client.post(f"{masks}/store", json={}).status_code == 422  # nobody confirmed it
+    assert len(client.get(f"{ROOT}/series", headers=JSON).json()) == 1
+    for _ in range(2):
+        assert client.post(f"{masks}/store", json={"confirmed_by": "Dr Who"}).status_code == 201
+    kept = client.get(f"{ROOT}/series?Modality=SEG", headers=JSON).json()
+    assert len(kept) == 1 and client.get("/v1/studies").json()[0]["modalities"] == ["MR", "SEG"]
+    assert any(e.detail.get("confirmed_by") == "Dr Who" for e in house.archive.audit())
+
+
+def test_masks_of_what_is_no_dicom_stay_nifti(client: TestClient) -> None:
+    volume = Volume(np.arange(12 * 12 * 12, dtype=np.float32).reshape(12, 12, 12), np.eye(4))
+    study = client.post(
+        "/v1/studies", files=[("files", ("flair.nii.gz", nifti.to_bytes(volume)))], data={"patient_id": "P"}
+    ).json()["studies"][0]
+    folder = client.app.state.house.archive.derived(study["series"][0]["id"])  # type: ignore[attr-defined]
+    folder.mkdir(parents=True)
+    bundle = next(b for b in client.app.state.house.resources.catalogue.of("segmentation"))  # type: ignore[attr-defined]
+    name = f"{bundle.name}-{bundle.version}-FLAIR.nii.gz"
+    (folder / name).write_bytes(nifti.to_bytes(volume.like((volume.array > 5).astype(np.uint8))))
+    reply = client.get(f"/v1/studies/{study['id']}/series/{study['series'][0]['id']}/masks/{name}/seg.dcm")
+    assert reply.status_code == 422 and "DICOM" in reply.json()["detail"]
