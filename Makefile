@@ -6,7 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run web-vendor test slow-test vllm-setup vllm-test vllm-scores services setup check bench eval agent-eval questions lock clean
+.PHONY: run web-vendor test slow-test interop-test vllm-setup vllm-test vllm-scores services setup check bench eval agent-eval questions lock clean
 
 run: setup
 	$(PY) -m serving serve --sample --port $(PORT) --data $(DATA)
@@ -34,6 +34,18 @@ vllm-test: setup vllm-setup  # real servers: conversations, pictures, adapters, 
 
 vllm-scores: setup vllm-setup  # a small planner model on vLLM beside the built-in planner
 	$(PY) -m tests.vllm.scores --serve box-planner --out served.json
+
+INTEROP := .interop/.ready
+
+$(INTEROP): tests/interop/requirements.txt  # the real clients of others, beside our environment's packages; OHIF as its npm package has it
+	rm -rf .interop && mkdir -p .interop
+	$(PYTHON) -m venv .interop/venv
+	.interop/venv/bin/python -m pip install --disable-pip-version-check -q -r tests/interop/requirements.txt
+	cd .interop && npm pack --silent @ohif/app@3.12.10 && mkdir ohif && tar -xzf ohif-app-3.12.10.tgz -C ohif && rm ohif-app-3.12.10.tgz
+	touch $(INTEROP)
+
+interop-test: setup $(INTEROP)  # clients that others wrote, unchanged: dicomweb-client, OHIF in Chromium
+	$(PY) -m pytest -m interop tests/interop
 
 services:  # Debian packages that tests of real services need
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium postgresql >/dev/null

@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import errors, house
@@ -93,6 +94,9 @@ def _measure(app: FastAPI, settings: Settings) -> None:
         requests.labels(route, str(status)).inc()
         seconds.labels(route).observe(time.perf_counter() - started)
 
+    if settings.allowed_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.allowed_origins, allow_methods=["GET", "POST", "OPTIONS"],
+                           allow_headers=["Authorization", "Content-Type", "Accept"], expose_headers=["Warning"])  # fmt: skip
     app.add_middleware(_Outer, limit=settings.max_upload_mb, told=told)
 
 

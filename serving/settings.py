@@ -60,6 +60,14 @@ class Settings(BaseSettings):
         "en", description="Language of drafted reports where a request names none."
     )
     report_style: Literal["concise", "full"] = Field("concise", description="full: drafts give the doubt of each measurement.")
+    public_url: str | None = Field(
+        None,
+        description="Where others reach this server (https://images.example.org), for links that it gives; left out: as each request names it.",
+    )
+    allowed_origins: list[str] = Field(
+        default_factory=list,
+        description="Origins of other web apps (an OHIF viewer, say) whose pages may call this server; none by default.",
+    )
     no_auth: bool = Field(False, description="Let everyone in; only on loopback.")
     deidentify_on_import: Literal["off", "basic", "research"] = Field(
         "off", description="De-identify DICOM before anything of it is kept (PS3.15 profile); nothing else is then taken in."

@@ -1,0 +1,144 @@
+"""OHIF, unchanged, in Chromium: it lists the studies, opens one, shows its slices and a segmentation of ours."""
+
+import asyncio
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from knowledge.studies import nifti
+from knowledge.studies.archive import Archive
+from knowledge.studies.unpack import Incoming
+from serving.app import create_app
+from serving.settings import Settings
+from tests.serving.browser import CHROMIUM, FLAGS, free_port
+from tests.serving.test_dicomweb import series
+from tools.export.seg import as_seg
+from tools.models.catalogue import Catalogue
+
+pytestmark = pytest.mark.interop
+HEADERS = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
+
+
+def config(root: str) -> str:
+    """OHIF's own configuration file, which each site writes."""
+    source = {
+        "friendlyName": "Consilium", "name": "consilium", "wadoUriRoot": root, "qidoRoot": root, "wadoRoot": root,
+        "qidoSupportsIncludeField": True, "imageRendering": "wadors", "thumbnailRendering": "wadors", "enableStudyLazyLoad": True,
+        "supportsFuzzyMatching": True, "supportsWildcard": True, "staticWado": False, "singlepart": "bulkdata,video",
+        "bulkDataURI": {"enabled": True}, "omitQuotationForMultipartRequest": True,
+    }  # fmt: skip
+    whole = {
+        "routerBasename": "/", "extensions": [], "modes": [], "showStudyList": True, "defaultDataSourceName": "dicomweb", "showWarningMessageForCrossOrigin": False,
+        "investigationalUseDialog": {"option": "never"},
+        "dataSources": [{"namespace": "@ohif/extension-default.dataSourcesModule.dicomweb", "sourceName": "dicomweb", "configuration": source}],
+    }  # fmt: skip
+    return f"window.config = {json.dumps(whole)};"
+
+
+@contextmanager
+def running(app: Any, port: int) -> Iterator[None]:
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield
+    server.should_exit = True
+    thread.join(15)
+
+
+def viewer(dist: Path, root: str) -> Starlette:
+    """The built viewer as a site serves it."""
+
+    async def file(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name == "app-config.js":
+            return Response(config(root), media_type="text/javascript", headers=HEADERS)
+        path = (dist / name).resolve()
+        return FileResponse(
+            path if path.is_file() and path.is_relative_to(dist.resolve()) else dist / "index.html", headers=HEADERS
+        )
+
+    return Starlette(routes=[Route("/{name:path}", file)])
+
+
+def filled(archive: Archive) -> str:
+    """A study of an MR series with a segmentation of ours; its Study Instance UID."""
+    values = [
+        Incoming(f"{n}.dcm", f)
+        for n, f in enumerate(
+            series("P1", "Viewer^Test", FrameOfReferenceUID="1.2.826.0.1.3680043.8.498.9", PositionReferenceIndicator="")
+        )
+    ]
+    study = archive.add(values).studies[0]
+    volume, bundle = archive.volume(study.series[0].id), Catalogue().of("segmentation")[0]
+    labels = np.zeros(volume.array.shape, np.uint8)
+    labels[3:8, 2:6, 1:4] = bundle.card.regions[0].labels[0]
+    folder = archive.derived(study.series[0].id)
+    folder.mkdir(parents=True)
+    mask = folder / f"{bundle.name}-{bundle.version}-FLAIR.nii.gz"
+    mask.write_bytes(nifti.to_bytes(volume.like(labels)))
+    assert not archive.add(
+        [Incoming("seg.dcm", as_seg(archive, archive.study(study.id), study.series[0], bundle, mask))]
+    ).rejected
+    assert study.study_instance_uid
+    return study.study_instance_uid
+
+
+async def test_ohif_lists_opens_and_shows(clients: Path, tmp_path: Path) -> None:
+    from PIL import Image
+    from playwright.async_api import async_playwright, expect
+
+    ours, theirs = free_port(), free_port()
+    origin = f"http://127.0.0.1:{theirs}"
+    study = filled(Archive(tmp_path / "data" / "archive"))
+    app = create_app(Settings(data=tmp_path / "data", no_auth=True, allowed_origins=[origin]))
+    host = viewer(clients / "ohif" / "package" / "dist", f"http://127.0.0.1:{ours}/dicom-web")
+    failed: list[str] = []
+    with running(app, ours), running(host, theirs):
+        async with async_playwright() as driver:
+            browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = await (await browser.new_context(viewport={"width": 1400, "height": 900})).new_page()
+            page.on(
+                "response", lambda r: failed.append(f"{r.status} {r.url}") if "/dicom-web/" in r.url and r.status >= 400 else None
+            )
+            await page.goto(origin)
+            await expect(page.get_by_text("Viewer, Test").first).to_be_visible(timeout=90_000)
+            await page.screenshot(path=tmp_path / "ohif-list.png")
+            await page.goto(f"{origin}/viewer?StudyInstanceUIDs={study}")
+            shown = page.locator("canvas").first
+            await expect(shown).to_be_visible(timeout=90_000)
+            for _ in range(60):
+                picture = np.asarray(Image.open(io.BytesIO(await shown.screenshot())).convert("L"))
+                if picture.std() > 20:
+                    break
+                await asyncio.sleep(1)
+            await page.screenshot(path=tmp_path / "ohif-view.png")
+            assert picture.std() > 20, "no slice is shown"
+            await expect(page.get_by_text("SEG").first).to_be_visible(timeout=30_000)
+            await page.get_by_text("Skip all").click()
+            await page.get_by_text("SEG FLAIR").first.dblclick()
+            await page.get_by_role("button", name="Yes").click()
+            for _ in range(60):
+                colours = np.asarray(Image.open(io.BytesIO(await shown.screenshot())).convert("RGB")).astype(int)
+                outlined = int((np.ptp(colours, axis=-1) > 60).sum())
+                if outlined > 5000:
+                    break
+                await asyncio.sleep(1)
+            await page.screenshot(path=tmp_path / "ohif-seg.png")
+            assert outlined > 5000, "the segmentation isn't shown"
+            await browser.close()
+    assert not failed, failed
