@@ -44,6 +44,8 @@ class Size:
 Row = tuple[list[int], list[bool]]
 """Token ids, and which of them the model would have said."""
 SIZES = {"planner": Size(384, 4, 1024, 6, 14000), "fixture": Size(128, 3, 320, 2, 1800)}
+TURNS = (2, 3, 5, 8, 10)
+"""Questions of a conversation that isn't of one alone."""
 COMMON = 6000
 """How many of the commonest English words have a token of their own, be they in a wording or not, where the vocabulary has room for them."""
 
@@ -92,7 +94,7 @@ async def collect(data: Path, conversations: int, cases: int) -> Material:
                 alone[(meant,)] = found[0]
                 told += found
             for number in range(conversations):
-                turns = [_turn(here, chance) for _ in range(1 if number % 3 == 0 else chance.choice([2, 3]))]
+                turns = [_turn(here, chance) for _ in range(1 if number % 3 == 0 else chance.choice(TURNS))]
                 found = await of_conversation(assistant, teacher, sample.PATIENT_ID, turns, inventory)
                 if len(turns) == 1 and len(turns[0]) == 2:
                     alone[turns[0]] = found[0]
@@ -282,8 +284,7 @@ class Trainer:
                 rows.append(self.filled(by_meaning[meant], wordings, first_round=True))
         whole: list[Row] = []
         while len(whole) < long:
-            some = chance.sample(self.choosing if len(whole) % 2 else self.planning, 2)
-            transcript = min(some, key=lambda t: sum(len(p.text) for p in t.pieces))  # long ones cost more than they teach
+            transcript = chance.choice(self.choosing if len(whole) % 2 else self.planning)
             if (wordings := worded(transcript.meant, chance)) is not None:
                 whole.append(self.filled(transcript, wordings))
         front, own = next(iter(by_meaning.values())).front, self.material.conversations[0].front

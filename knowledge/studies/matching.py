@@ -1,7 +1,6 @@
 """Attribute matching as archives do it (PS3.4 C.2.2.2): single value, list of UIDs, wildcards, ranges of dates and times, within sequences."""
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import translate
 from functools import cache
@@ -10,7 +9,7 @@ from typing import Any
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 
 from knowledge.errors import Refused
-from knowledge.studies.tags import Tags
+from knowledge.studies.tags import Tags, plain
 
 Keys = Mapping[tuple[str, ...], str]
 """What is asked for: value by path of tags (one tag, or a sequence's and one within it)."""
@@ -66,10 +65,10 @@ def _test(vr: str, wanted: str, fuzzy: bool) -> Callable[[str], bool]:
         return lambda text: text in listed
     if vr == "PN":
         if fuzzy:
-            asked = _words(wanted.replace("*", " ").replace("?", " "))
-            return lambda text: all(any(w.startswith(a) for w in _words(text)) for a in asked)
-        pattern = _pattern(_plain(wanted))
-        return lambda text: pattern.fullmatch(_plain(text)) is not None
+            asked = words(wanted.replace("*", " ").replace("?", " "))
+            return lambda text: all(any(w.startswith(a) for w in words(text)) for a in asked)
+        pattern = _pattern(plain(wanted))
+        return lambda text: pattern.fullmatch(plain(text)) is not None
     if vr in _WILD and re.search(r"[*?]", wanted):
         pattern = _pattern(wanted)
         return lambda text: pattern.fullmatch(text) is not None
@@ -85,14 +84,9 @@ def _pattern(wanted: str) -> re.Pattern[str]:
     return re.compile(translate(literal), re.S)
 
 
-def _plain(name: str) -> str:
-    """A name without case, accents and empty components."""
-    folded = unicodedata.normalize("NFKD", name).casefold()
-    return "".join(c for c in folded if not unicodedata.combining(c)).rstrip("^ ")
-
-
-def _words(name: str) -> list[str]:
-    return [w for w in re.split(r"[\s^=,]+", _plain(name)) if w]
+def words(name: str) -> list[str]:
+    """The words of a name, as they are matched loosely."""
+    return [w for w in re.split(r"[\s^=,]+", plain(name)) if w]
 
 
 def _within(wanted: str) -> Callable[[str], bool]:

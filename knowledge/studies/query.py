@@ -1,5 +1,6 @@
 """Search the archive as DICOM has it: studies, series and instances by their attributes (PS3.4 C.4.1, PS3.18 10.6)."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ from sqlalchemy.orm import Session
 from knowledge.database import batches
 from knowledge.errors import Gone, NotFound
 from knowledge.studies.archive import Archive
-from knowledge.studies.matching import Keys, matches
+from knowledge.studies.matching import Keys, matches, words
 from knowledge.studies.store import InstanceRow, StudyRow
-from knowledge.studies.tags import GoneRow, SeriesTags, StudyTags, Tags, digest, put, tag
+from knowledge.studies.tags import GoneRow, SeriesTags, StudyTags, Tags, digest, plain, put, tag
 
 AT_ONCE = 200
+UIDS = {tag(k) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")}
 
 
 @dataclass(frozen=True)
@@ -39,21 +41,22 @@ class DicomIndex:
 
     # Searching
 
-    def studies(self, keys: Keys, fuzzy: bool = False) -> Iterator[Tags]:
-        """Studies, newest first."""
+    def studies(self, keys: Keys, fuzzy: bool = False, skip: int = 0, at_once: int = AT_ONCE) -> Iterator[Tags]:
+        """Studies, newest first, without the first `skip`; `at_once`: how many are read together."""
         query = select(StudyTags, StudyRow.patient_id, StudyRow.modalities).join(StudyRow, StudyRow.id == StudyTags.study_id)
-        query = query.where(*_conditions(keys)).order_by(StudyTags.date.desc(), StudyTags.study_id)
+        conditions, every = _conditions(keys, fuzzy)
+        query = query.where(*conditions).order_by(StudyTags.date.desc(), StudyTags.study_id)
+        if every:
+            query, skip = query.offset(skip), 0
         with Session(self.archive.engine) as session:
-            for some in session.execute(query).partitions(AT_ONCE):
-                found = [
-                    (row.study_id, told)
-                    for row, patient, kinds in some
-                    if matches(told := _study(row, patient, kinds), keys, fuzzy)
-                ]
-                counts = _counts(session, [i for i, _ in found], InstanceRow.study_id)
-                for study_id, told in found:
+            for some in session.execute(query.execution_options(yield_per=at_once)).partitions():
+                told = [(row.study_id, _study(row, patient, kinds)) for row, patient, kinds in some]
+                found = [(study_id, one) for study_id, one in told if matches(one, keys, fuzzy)]
+                skip, found = max(0, skip - len(found)), found[skip:]
+                counts = _counts(session, [study_id for study_id, _ in found], InstanceRow.study_id)
+                for study_id, one in found:
                     series, instances = counts.get(study_id, (0, 0))
-                    yield {**told, **put("NumberOfStudyRelatedSeries", series), **put("NumberOfStudyRelatedInstances", instances)}
+                    yield {**one, **put("NumberOfStudyRelatedSeries", series), **put("NumberOfStudyRelatedInstances", instances)}
 
     def series(self, keys: Keys, fuzzy: bool = False) -> Iterator[Tags]:
         """Series with their study's attributes, by study newest first, then by number."""
@@ -62,11 +65,10 @@ class DicomIndex:
             .join(StudyTags, StudyTags.study_id == SeriesTags.study_id)
             .join(StudyRow, StudyRow.id == StudyTags.study_id)
         )
-        query = query.where(*_conditions(keys, SeriesTags.uid)).order_by(
-            StudyTags.date.desc(), StudyTags.study_id, SeriesTags.uid
-        )
+        conditions, _ = _conditions(keys, fuzzy, SeriesTags.uid)
+        query = query.where(*conditions).order_by(StudyTags.date.desc(), StudyTags.study_id, SeriesTags.uid)
         with Session(self.archive.engine) as session:
-            for some in session.execute(query).partitions(AT_ONCE):
+            for some in session.execute(query.execution_options(yield_per=AT_ONCE)).partitions():
                 found = [(one, told) for one, row, patient, kinds in some
                          if matches(told := {**_study(row, patient, kinds), **one.data}, keys, fuzzy)]  # fmt: skip
                 counts = _counts(session, [one.uid for one, _ in found], InstanceRow.series_uid)
@@ -82,10 +84,12 @@ class DicomIndex:
             .join(StudyRow, StudyRow.id == StudyTags.study_id)
             .where(InstanceRow.variant == 0)
         )
-        query = query.where(*_conditions(keys, InstanceRow.series_uid, InstanceRow.sop_uid))
-        query = query.order_by(StudyTags.date.desc(), StudyTags.study_id, InstanceRow.series_uid, InstanceRow.id)
+        conditions, _ = _conditions(keys, fuzzy, InstanceRow.series_uid, InstanceRow.sop_uid)
+        query = query.where(*conditions).order_by(
+            StudyTags.date.desc(), StudyTags.study_id, InstanceRow.series_uid, InstanceRow.id
+        )
         with Session(self.archive.engine) as session:
-            for some in session.execute(query).partitions(AT_ONCE):
+            for some in session.execute(query.execution_options(yield_per=AT_ONCE)).partitions():
                 for row, one, study, patient, kinds in some:
                     told = {**_study(study, patient, kinds), **one.data, **_instance(row)}
                     if matches(told, keys, fuzzy):
@@ -115,21 +119,40 @@ class DicomIndex:
         return found
 
 
-def _conditions(keys: Keys, series: Any = None, sop: Any = None) -> list[ColumnElement[bool]]:
-    """What the database can tell by itself of the keys (`series`, `sop`: the columns of their UIDs); the rest is for `matches`."""
-    columns: list[tuple[str, Any]] = [("StudyInstanceUID", StudyTags.uid), ("SeriesInstanceUID", series), ("SOPInstanceUID", sop),
-                                      ("PatientID", StudyRow.patient_id), ("AccessionNumber", StudyTags.accession)]  # fmt: skip
+def _conditions(keys: Keys, fuzzy: bool, series: Any = None, sop: Any = None) -> tuple[list[ColumnElement[bool]], bool]:
+    """What the database can tell by itself of the keys (`series`, `sop`: the columns of their UIDs), and whether that is all of them."""
+    columns: dict[str, Any] = {tag("StudyInstanceUID"): StudyTags.uid, tag("SeriesInstanceUID"): series, tag("SOPInstanceUID"): sop,
+                               tag("PatientID"): StudyRow.patient_id, tag("AccessionNumber"): StudyTags.accession}  # fmt: skip
     found: list[ColumnElement[bool]] = []
-    for keyword, column in columns:
-        wanted = keys.get((tag(keyword),), "")
-        if column is None or not wanted or "*" in wanted or "?" in wanted:
+    every = True
+    for path, wanted in keys.items():
+        if wanted in ("", "*"):
             continue
-        listed = [w for w in wanted.replace(",", "\\").split("\\") if w] if keyword.endswith("UID") else [wanted]
-        found.append(column.in_(listed))
-    if day := keys.get((tag("StudyDate"),), ""):
-        low, dash, high = day.partition("-")
-        found += [StudyTags.date != "", StudyTags.date >= low, StudyTags.date <= (high or ("99999999" if dash else low))]
-    return found
+        name, column, wild = path[-1], columns.get(path[-1]) if len(path) == 1 else None, "*" in wanted or "?" in wanted
+        if column is not None and not wild:
+            found.append(column.in_([w for w in re.split(r"[\\,]", wanted) if w] if name in UIDS else [wanted]))
+        elif path == (tag("StudyDate"),):
+            low, dash, high = wanted.partition("-")
+            found += [StudyTags.date != "", StudyTags.date >= low, StudyTags.date <= (high or ("99999999" if dash else low))]
+        elif path == (tag("PatientName"),):
+            found += [StudyTags.patient_name.like(p, escape="!") for p in _likes(wanted, fuzzy)]
+            every = False
+        elif path == (tag("ModalitiesInStudy"),) and not wild:
+            found.append(StudyRow.modalities.contains(f"|{wanted}|", autoescape=True))
+        else:
+            every = False
+    return found, every
+
+
+def _likes(name: str, fuzzy: bool) -> list[str]:
+    """Patterns that a matching name fits; not all that fit match."""
+    if fuzzy:
+        return [f"%{_escaped(w)}%" for w in words(name.replace("*", " ").replace("?", " "))]
+    return [_escaped(plain(name)).replace("*", "%").replace("?", "_")]
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([!%_])", r"!\1", text)
 
 
 def _study(row: StudyTags, patient_id: str, modalities: str) -> Tags:

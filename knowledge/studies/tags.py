@@ -1,6 +1,7 @@
 """What DICOMweb and DIMSE tell of studies and series: attributes in the DICOM JSON model (PS3.18 F), kept beside the archive's tables."""
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ class StudyTags(Base):
     uid: Mapped[str] = mapped_column(index=True)
     patient_id: Mapped[str] = mapped_column(index=True)
     patient_name: Mapped[str]
+    """Without case, accents and empty components, as names are matched."""
     accession: Mapped[str] = mapped_column(index=True)
     date: Mapped[str]
     data: Mapped[dict[str, Any]]
@@ -93,11 +95,17 @@ def first(tags: Tags, keyword: str) -> str:
     return str(value.get("Alphabetic", "") if isinstance(value, dict) else value)
 
 
+def plain(name: str) -> str:
+    """A name without case, accents and empty components."""
+    folded = unicodedata.normalize("NFKD", name).casefold()
+    return "".join(c for c in folded if not unicodedata.combining(c)).rstrip("^ ")
+
+
 def keep(session: Session, study: StudyRow, series_uid: str, study_tags: Tags, series_tags: Tags) -> None:
     """Write a series' attributes, and its study's where none of its series came before."""
     if study_tags and session.get(StudyTags, study.id) is None:
         told = {**study_tags, **put("StudyInstanceUID", study.uid), **put("PatientID", study.patient_id)}
-        session.add(StudyTags(study_id=study.id, uid=study.uid or "", patient_id=study.patient_id, patient_name=first(told, "PatientName"),
+        session.add(StudyTags(study_id=study.id, uid=study.uid or "", patient_id=study.patient_id, patient_name=plain(first(told, "PatientName")),
                               accession=first(told, "AccessionNumber"), date=first(told, "StudyDate"), data=told))  # fmt: skip
     if series_tags and session.get(SeriesTags, (study.id, series_uid)) is None:
         session.add(SeriesTags(study_id=study.id, uid=series_uid, data={**series_tags, **put("SeriesInstanceUID", series_uid)}))
@@ -130,7 +138,10 @@ def revive(session: Session, study_uid: str) -> None:
 def untold(session: Session) -> Sequence[tuple[str, str]]:
     """DICOM series (study, UID) whose attributes aren't kept: they came before this was done."""
     known = select(SeriesTags.uid).where(SeriesTags.study_id == SeriesRow.study_id, SeriesTags.uid == SeriesRow.uid).exists()
-    query = select(SeriesRow.study_id, SeriesRow.uid).where(SeriesRow.format == "DICOM", ~known).distinct()
+    there = (
+        select(InstanceRow.id).where(InstanceRow.study_id == SeriesRow.study_id, InstanceRow.series_uid == SeriesRow.uid).exists()
+    )
+    query = select(SeriesRow.study_id, SeriesRow.uid).where(SeriesRow.format == "DICOM", ~known, there).distinct()
     return [(study, uid) for study, uid in session.execute(query)]
 
 

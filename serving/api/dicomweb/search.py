@@ -1,6 +1,5 @@
 """QIDO-RS: search for studies, series and instances (PS3.18 10.6)."""
 
-from collections.abc import Callable, Iterator
 from itertools import islice
 
 from fastapi import APIRouter, Request, Response
@@ -9,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from knowledge.errors import Refused
 from knowledge.studies import matching, wado
-from knowledge.studies.query import DicomIndex
+from knowledge.studies.query import AT_ONCE, DicomIndex
 from knowledge.studies.tags import SERIES, STUDY, Tags, put, tag
 from serving.api.deps import Caller, HouseDep
 from serving.api.dicomweb.common import (
@@ -75,8 +74,11 @@ def _searched(house: House, request: Request, level: str, named: dict[str, str])
     passed_over = [path for path in keys if path[0] not in MATCHED]
     keys = {path: value for path, value in keys.items() if path[0] in MATCHED}
     index = index_of(house)
-    find: Callable[..., Iterator[Tags]] = {"studies": index.studies, "series": index.series, "instances": index.instances}[level]
-    found = list(islice(find(keys, fuzzy), offset, offset + limit + 1))
+    if level == "studies":
+        found = list(islice(index.studies(keys, fuzzy, offset, min(limit + 1, AT_ONCE)), limit + 1))
+    else:
+        find = index.series if level == "series" else index.instances
+        found = list(islice(find(keys, fuzzy), offset, offset + limit + 1))
     told = [_told(index, match, level, fields, base_of(request), named) for match in found[:limit]]
     warnings = ["There are more matches; ask for them by offset"] if len(found) > limit else []
     if passed_over:
