@@ -227,6 +227,7 @@ def crowd(root: Path) -> None:
 
     from knowledge.studies.archive import Archive
     from knowledge.studies.store import PatientRow, SeriesRow, StudyRow
+    from knowledge.studies.tags import keep, put
 
     archive = Archive(root)
     with Session(archive.engine) as session, session.begin():
@@ -244,6 +245,11 @@ def crowd(root: Path) -> None:
                                       description="axial", sequence=None, body_part="BRAIN", header={"Manufacturer": "X" * 200}, frames=[[n, f] for f in range(100)],
                                       layout={"shape": [512, 512, 100], "spacing_mm": [0.7, 0.7, 1.0], "warnings": []}, which={"reasons": ["plane axial"]},
                                       instances=100, settled=True))  # fmt: skip
+            study = session.get_one(StudyRow, f"st_{n:012d}")
+            told = {**put("PatientName", {"Alphabetic": f"Name{n // 4:05d}^Given"}), **put("StudyDate", (study.date or "").replace("-", "")),
+                    **put("AccessionNumber", f"A{n}"), **put("StudyDescription", "control")}  # fmt: skip
+            for k in range(3):
+                keep(session, study, f"1.2.{n}.{k}", told, {**put("Modality", modality), **put("SeriesNumber", k + 1)})
     archive.engine.dispose()
 
 

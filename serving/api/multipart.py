@@ -1,28 +1,90 @@
 """multipart/related bodies (RFC 2387), read and written as they come, so that memory doesn't grow with them."""
 
+import io
+import os
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass, field
 from email.message import Message
-from typing import IO
+from typing import Any
 
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serving.errors import Problem
 
-IN_MEMORY = 4 * 2**20
-"""Bytes of a part up to which it stays in memory."""
 MOST = 100_000
 """Parts of one body."""
 
 
+@dataclass
 class Part:
-    """One part: its headers (lower-case names) and its bytes in a temporary file."""
+    """One part: its headers (lower-case names), and where its bytes lie in the body's file."""
+
+    handle: int
+    start: int
+    headers: dict[str, str] = field(default_factory=dict)
+    size: int = 0
+
+    def open(self) -> "Section":
+        """Its bytes, readable beside other parts of the same file."""
+        return Section(self)
+
+
+class Section(io.RawIOBase):
+    """A part's bytes as a file of their own; reading moves no other reader's place."""
+
+    def __init__(self, part: Part) -> None:
+        self._part, self._at = part, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As `io.RawIOBase` has it."""
+        view = memoryview(buffer).cast("B")[: self._part.size - self._at]
+        got = os.preadv(self._part.handle, [view], self._part.start + self._at) if len(view) else 0
+        self._at += got
+        return got
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Up to `size` bytes, or all that is left."""
+        left = self._part.size - self._at
+        wanted = bytearray(left if size is None or size < 0 else min(size, left))
+        view = memoryview(wanted)
+        done = 0
+        while done < len(view) and (got := self.readinto(view[done:])):
+            done += got
+        return bytes(view[:done])
+
+
+class Body:
+    """The parts of a body, in one temporary file."""
 
     def __init__(self) -> None:
-        self.headers: dict[str, str] = {}
-        self.file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 (closed by whoever reads the body)
-        self.size = 0
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+        self._size = 0
+        self.parts: list[Part] = []
+
+    def begin(self) -> None:
+        """The next part starts."""
+        if len(self.parts) >= MOST:
+            raise Problem(413, "TooLarge", f"more than {MOST} parts", "send fewer at once")
+        self.parts.append(Part(self._file.fileno(), self._size))
+
+    def write(self, data: bytes | memoryview) -> None:
+        """More bytes of the part that started last."""
+        self._file.write(data)
+        self._size += len(data)
+        self.parts[-1].size += len(data)
+
+    def whole(self) -> None:
+        """Nothing more comes: readers see all of it."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Drop the file."""
+        self._file.close()
 
 
 def boundary_of(content_type: str, wanted: str) -> bytes:
@@ -37,32 +99,23 @@ def boundary_of(content_type: str, wanted: str) -> bytes:
     return boundary
 
 
-async def parts_of(stream: AsyncIterator[bytes], boundary: bytes, limit: int) -> list[Part]:
-    """The parts of a body. Raises Problem 400 where it is broken or cut off, 413 past `limit` bytes."""
-    found: list[Part] = []
+async def body_of(stream: AsyncIterator[bytes], boundary: bytes, limit: int) -> Body:
+    """A body as it comes. Raises Problem 400 where it is broken or cut off, 413 past `limit` bytes."""
+    body = Body()
     name, value, ended = bytearray(), bytearray(), False
 
-    def begin() -> None:
-        if len(found) >= MOST:
-            raise Problem(413, "TooLarge", f"more than {MOST} parts", "send fewer at once")
-        found.append(Part())
-
     def header_end() -> None:
-        found[-1].headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        body.parts[-1].headers[name.decode("latin-1").lower()] = value.decode("latin-1")
         name.clear()
         value.clear()
-
-    def data(chunk: bytes, start: int, end: int) -> None:
-        found[-1].file.write(chunk[start:end])
-        found[-1].size += end - start
 
     def end() -> None:
         nonlocal ended
         ended = True
 
     parser = MultipartParser(boundary, {
-        "on_part_begin": begin, "on_header_field": lambda d, a, b: name.extend(d[a:b]), "on_header_value": lambda d, a, b: value.extend(d[a:b]),
-        "on_header_end": header_end, "on_part_data": data, "on_end": end,
+        "on_part_begin": body.begin, "on_header_field": lambda d, a, b: name.extend(d[a:b]), "on_header_value": lambda d, a, b: value.extend(d[a:b]),
+        "on_header_end": header_end, "on_part_data": lambda d, a, b: body.write(memoryview(d)[a:b]), "on_end": end,
     })  # fmt: skip
     came = 0
     try:
@@ -73,19 +126,13 @@ async def parts_of(stream: AsyncIterator[bytes], boundary: bytes, limit: int) ->
             parser.write(chunk)
         if not ended:
             raise Problem(400, "CutOff", "the body ends before its last boundary", "send it whole")
-    except Problem:
-        close(found)
-        raise
-    except Exception as error:
-        close(found)
+        body.whole()
+    except BaseException as error:
+        body.close()
+        if isinstance(error, Problem) or not isinstance(error, Exception):
+            raise
         raise Problem(400, "BrokenBody", "the multipart body can't be read", "write it as RFC 2046 has it") from error
-    return found
-
-
-def close(parts: Iterable[Part]) -> None:
-    """Drop the parts' temporary files."""
-    for part in parts:
-        part.file.close()
+    return body
 
 
 def written(parts: Iterable[tuple[str, str, Iterable[bytes]]], boundary: str) -> Iterator[bytes]:

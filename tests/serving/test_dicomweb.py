@@ -62,6 +62,7 @@ def stored(client: TestClient, files: list[bytes], study: str = "") -> Any:
 
 
 def parts(reply: Any) -> list[tuple[str, bytes]]:
+    assert reply.status_code == 200, reply.text[:500]
     whole = BytesParser().parsebytes(b"Content-Type: " + reply.headers["content-type"].encode() + b"\r\n\r\n" + reply.content)
     return [(str(p["Content-Type"]), p.get_payload(decode=True)) for p in whole.get_payload()]  # type: ignore[union-attr, misc]
 

@@ -57,7 +57,7 @@ def base_of(request: Request) -> str:
     if settings.public_url:
         return settings.public_url.rstrip("/") + PREFIX
     base, (host, port) = request.base_url, request.scope.get("server") or ("", None)
-    if base.port is None and port and base.hostname in (host, "localhost" if host in LOOPBACK else host):
+    if base.port is None and port not in (None, 80, 443) and base.hostname in (host, "localhost" if host in LOOPBACK else host):
         base = base.replace(port=port)
     return str(base).rstrip("/") + PREFIX
 

@@ -43,38 +43,22 @@ async def store_in_study(house: HouseDep, who: Caller, request: Request, study: 
 
 async def _stored(house: House, who: str, request: Request, study: str) -> Response:
     boundary = multipart.boundary_of(request.headers.get("content-type", ""), PART_10)
-    parts = await multipart.parts_of(request.stream(), boundary, house.settings.max_upload_mb * 2**20)
+    body = await multipart.body_of(request.stream(), boundary, house.settings.max_upload_mb * 2**20)
     try:
-        if not any(p.size for p in parts):
+        if not any(p.size for p in body.parts):
             raise Problem(400, "EmptyBody", "the body holds no instance", "send at least one part")
-        files = [Incoming(f"{n}", opener=partial(_opened, p)) for n, p in enumerate(parts)]
+        files = [Incoming(f"{n}", opener=partial(_opened, p)) for n, p in enumerate(body.parts)]
         done = await run_in_threadpool(house.archive.add, files, Hints(study_uid=study), who)
     finally:
-        multipart.close(parts)
+        body.close()
     status = 200 if not done.rejected else 202 if done.instances else 409 if _mismatched(done.rejected) else 400
     return JSONResponse(_answer(done, base_of(request), study), status, media_type=JSON)
 
 
 def _opened(part: multipart.Part) -> Any:
-    part.file.seek(0)
-    head = part.file.read(132)
-    part.file.seek(0)
-    if head[128:] == b"DICM":
-        return _Kept(part.file)
-    return io.BytesIO(wado.part_10(part.file.read()))
-
-
-class _Kept:
-    """A part's file that the archive reads and doesn't close: it goes with the request."""
-
-    def __init__(self, file: Any) -> None:
-        self.read = file.read
-
-    def __enter__(self) -> "_Kept":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    if part.open().read(132)[128:] == b"DICM":
+        return part.open()
+    return io.BytesIO(wado.part_10(part.open().read()))
 
 
 def _mismatched(rejected: list[Rejected]) -> bool:
