@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
@@ -32,6 +33,9 @@ from serving.api import (
 from serving.errors import Problem, answered, problem
 from serving.settings import Settings
 
+if TYPE_CHECKING:
+    from serving.dimse import Node
+
 WEB = Path(__file__).parent / "web"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -49,10 +53,13 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         app.state.house = await asyncio.to_thread(house.build, settings)
+        node = _dicom_node(app.state.house)
         async with app.state.house.assistant:
             warming = asyncio.create_task(asyncio.to_thread(app.state.house.warm))
             yield
             await asyncio.wait([warming], timeout=10)
+        if node is not None:
+            node.stop()
 
     app = FastAPI(title="Consilium", version="0.1.0", description=DESCRIPTION, lifespan=life, docs_url=None, redoc_url=None)
     app.state.registry = CollectorRegistry()
@@ -80,6 +87,17 @@ def create_app(settings: Settings) -> FastAPI:
 
     app.mount("/web", StaticFiles(directory=WEB), name="web")
     return app
+
+
+def _dicom_node(of: house.House) -> "Node | None":
+    """Our application entity, listening where the settings name a port."""
+    if of.settings.dimse_port is None:
+        return None
+    from serving.dimse import Node, peers_of
+
+    node = Node(of.archive, of.settings.ae_title, peers_of(of.settings.dimse_peers))
+    node.start(of.settings.host, of.settings.dimse_port)
+    return node
 
 
 def _measure(app: FastAPI, settings: Settings) -> None:

@@ -99,11 +99,12 @@ class Viewer:
                     self._masks.popitem(last=False)
             return self._masks[key]
 
-    def forget(self) -> None:
-        """Drop everything (a study was deleted)."""
+    def forget(self, series_id: str) -> None:
+        """Drop what is kept of a series: it changed or went."""
         with self._lock:
-            for kept in (self._stacks, self._places, self._shown, self._masks):
-                kept.clear()
+            self._masks.clear()
+            for kept in (self._stacks, self._places, self._shown):
+                kept.pop(series_id, None)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -210,4 +211,6 @@ def build(settings: Settings) -> House:
     assistant = Assistant(archive, resources, memory, model, ref, settings.conversations_url or data / "checkpoints.db",
                           fallback=builtin if ref.kind == "llm" and settings.llm_fallback else None,
                           seconds=settings.answer_timeout_s, chooses=settings.llm_chooses)  # fmt: skip
-    return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, Viewer(archive), Adder(guidelines))
+    viewer = Viewer(archive)
+    archive.watchers.append(viewer.forget)
+    return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, viewer, Adder(guidelines))

@@ -1,5 +1,6 @@
 """Settings of the server, from arguments, `CONSILIUM_*` variables and `consilium.toml`."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -68,6 +69,14 @@ class Settings(BaseSettings):
         default_factory=list,
         description="Origins of other web apps (an OHIF viewer, say) whose pages may call this server; none by default.",
     )
+    dimse_port: int | None = Field(
+        None, ge=1, le=65535, description="Port for C-STORE, C-FIND, C-MOVE, C-GET and C-ECHO; left out: none."
+    )
+    ae_title: str = Field("CONSILIUM", min_length=1, max_length=16, description="Our application entity title.")
+    dimse_peers: dict[str, str] = Field(
+        default_factory=dict,
+        description='Application entities that may call, and where they listen: {"PACS": "10.0.0.7:104"}. Others are turned away.',
+    )
     no_auth: bool = Field(False, description="Let everyone in; only on loopback.")
     deidentify_on_import: Literal["off", "basic", "research"] = Field(
         "off", description="De-identify DICOM before anything of it is kept (PS3.15 profile); nothing else is then taken in."
@@ -78,6 +87,10 @@ class Settings(BaseSettings):
     def _closed(self) -> "Settings":
         if self.no_auth and self.host not in LOOPBACK:
             raise ValueError("--no-auth is refused on anything but loopback")
+        if any(not re.fullmatch(r"[^\\\s]{1,16}", t) or not re.fullmatch(r".+:\d{1,5}", a) for t, a in self.dimse_peers.items()):
+            raise ValueError('dimse_peers names application entities and where they listen: {"PACS": "10.0.0.7:104"}')
+        if self.dimse_port and not self.dimse_peers:
+            raise ValueError("dimse_port needs dimse_peers: nobody could call")
         if self.llm_url and not self.llm_model:
             raise ValueError("--llm-url needs --llm-model")
         return self

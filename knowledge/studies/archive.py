@@ -108,6 +108,8 @@ class Archive:
         self.engine = engine_of(url or f"sqlite:///{root / 'archive.db'}", store.Base, migrate)
         self.cache = VolumeCache(root / "cache")
         self._writing = threading.Lock()
+        self.watchers: list[Callable[[str], object]] = []
+        """Told the id of each series whose slices changed or that went."""
         self._sweep()
         self._settle_old()
         self._tell_old()
@@ -232,6 +234,8 @@ class Archive:
         if folder.exists():
             shutil.rmtree(folder)  # a model's derived files may lie in folders of their own
         self.cache.forget(series_id)
+        for told in self.watchers:
+            told(series_id)
 
     def _take_back(self, journal: Journal) -> None:
         """Drop what an upload wrote that no row names."""

@@ -1,0 +1,236 @@
+"""DIMSE (PS3.7, PS3.4): a PACS stores here, searches, fetches and has things sent on; only application entities on the list are let in.
+
+A C-STORE is answered with success once the archive has committed the instance, never before.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context, evt
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made from the dictionary at import
+    PatientRootQueryRetrieveInformationModelFind,
+    PatientRootQueryRetrieveInformationModelGet,
+    PatientRootQueryRetrieveInformationModelMove,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+    Verification,
+)
+
+from knowledge.errors import KnowledgeError, NotFound, Refused, StorageFailed
+from knowledge.studies import matching
+from knowledge.studies.archive import Archive
+from knowledge.studies.intake import Hints
+from knowledge.studies.query import DicomIndex, Stored
+from knowledge.studies.tags import Tags
+from knowledge.studies.unpack import Incoming
+
+log = logging.getLogger("consilium.dimse")
+SUCCESS, PENDING, CANCELLED = 0x0000, 0xFF00, 0xFE00
+OUT_OF_RESOURCES, NOT_UNDERSTOOD, IDENTIFIER_WRONG, UNABLE, NO_SUCH_DESTINATION = 0xA700, 0xC000, 0xA900, 0xC001, 0xA801
+"""Status codes of PS3.4 B.2.3, C.4.1.1.4 and C.4.2.1.5."""
+LEVELS = {"PATIENT": 0, "STUDY": 1, "SERIES": 2, "IMAGE": 3}
+UIDS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+MOST = 10_000
+"""Matches of one C-FIND, instances of one C-GET or C-MOVE."""
+QUERIES = (PatientRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelFind)
+FETCHES = (PatientRootQueryRetrieveInformationModelGet, PatientRootQueryRetrieveInformationModelMove,
+           StudyRootQueryRetrieveInformationModelGet, StudyRootQueryRetrieveInformationModelMove)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another application entity: its title, and where it listens."""
+
+    title: str
+    host: str
+    port: int
+
+
+def peers_of(told: dict[str, str]) -> dict[str, Peer]:
+    """The list of the settings. Raises ValueError for an address that is none."""
+    found = {}
+    for title, address in told.items():
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"dimse_peers: {title} has no address of the form host:port")
+        found[title.strip()] = Peer(title.strip(), host, int(port))
+    return found
+
+
+class Node:
+    """Our application entity, listening from `start` to `stop`."""
+
+    def __init__(self, archive: Archive, title: str, peers: dict[str, Peer]) -> None:
+        self.archive, self.index, self.peers = archive, DicomIndex(archive), peers
+        self.ae = AE(ae_title=title)
+        self.ae.require_called_aet = False
+        self.ae.require_calling_aet = list(peers)
+        self.ae.maximum_pdu_size = 0
+        self.ae.maximum_associations = 32
+        self.ae.add_supported_context(Verification)
+        for context in AllStoragePresentationContexts:
+            assert context.abstract_syntax is not None
+            self.ae.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES, scu_role=True, scp_role=True)
+        for model in (*QUERIES, *FETCHES):
+            self.ae.add_supported_context(model)
+        self._server: Any = None
+
+    def start(self, host: str, port: int) -> None:
+        """Listen."""
+        handlers: list[Any] = [(evt.EVT_C_ECHO, lambda event: SUCCESS), (evt.EVT_C_STORE, self.store), (evt.EVT_C_FIND, self.find),
+                               (evt.EVT_C_GET, self.get), (evt.EVT_C_MOVE, self.move)]  # fmt: skip
+        self._server = self.ae.start_server((host, port), block=False, evt_handlers=handlers)
+
+    def stop(self) -> None:
+        """Listen no more; associations are aborted."""
+        if self._server is not None:
+            self._server.shutdown()
+
+    # What others ask
+
+    def store(self, event: Any) -> int:
+        """C-STORE: the instance is kept and committed, or refused by its status."""
+        caller = str(event.assoc.requestor.ae_title).strip()
+        try:
+            data = event.encoded_dataset()
+            done = self.archive.add([Incoming("instance", data)], Hints(study_uid=""), f"AE {caller}")
+        except StorageFailed:
+            return OUT_OF_RESOURCES
+        except Exception as error:  # noqa: BLE001 (whatever it is, the sender keeps the instance and is told so)
+            log.error("an instance of %s couldn't be stored: %s", caller, type(error).__name__)
+            return NOT_UNDERSTOOD
+        return SUCCESS if done.instances else NOT_UNDERSTOOD
+
+    def find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        """C-FIND: what matches, with the attributes that were asked for."""
+        try:
+            level, keys, wanted = asked(event.identifier)
+            matches = self._matches(level, keys)
+        except KnowledgeError as error:
+            log.info("a C-FIND that can't be answered: %s", type(error).__name__)
+            yield IDENTIFIER_WRONG, None
+            return
+        for number, match in enumerate(matches):
+            if event.is_cancelled:
+                yield CANCELLED, None
+                return
+            if number >= MOST:
+                yield OUT_OF_RESOURCES, None
+                return
+            yield PENDING, self._told(match, level, wanted)
+
+    def get(self, event: Any) -> Iterator[Any]:
+        """C-GET: the instances, over this association."""
+        try:
+            stored = self._stored(event.identifier)
+        except KnowledgeError:
+            yield 0
+            yield IDENTIFIER_WRONG, None
+            return
+        yield len(stored)
+        yield from self._sent(event, stored)
+
+    def move(self, event: Any) -> Iterator[Any]:
+        """C-MOVE: the instances, to an entity on the list."""
+        peer = self.peers.get(str(event.move_destination).strip())
+        if peer is None:
+            yield None, None
+            return
+        try:
+            stored = self._stored(event.identifier)
+        except KnowledgeError:
+            stored = []
+        contexts = sorted({(s.sop_class, _syntax(s)) for s in stored})
+        yield peer.host, peer.port, {"contexts": [build_context(c, s) for c, s in contexts[:128]], "ae_title": self.ae.ae_title}
+        yield len(stored)
+        yield from self._sent(event, stored)
+
+    # How it is found
+
+    def _matches(self, level: str, keys: dict[tuple[str, ...], str]) -> Iterator[Tags]:
+        if level == "SERIES":
+            return self.index.series(keys)
+        if level == "IMAGE":
+            return self.index.instances(keys)
+        studies = self.index.studies(keys)
+        return studies if level == "STUDY" else _of_patients(studies)
+
+    def _stored(self, identifier: Dataset) -> list[Stored]:
+        level, keys, _ = asked(identifier)
+        uids = [[u for u in keys.get(matching.path_of(name), "").split("\\") if u] for name in UIDS[1:]]
+        if level == "PATIENT" or not uids[0]:
+            uids[0] = [str(m["0020000D"]["Value"][0]) for m in self.index.studies(keys)]
+        found: list[Stored] = []
+        for study in uids[0]:
+            for series in uids[1] if LEVELS[level] > 1 and uids[1] else [None]:
+                for sop in uids[2] if LEVELS[level] > 2 and uids[2] else [None]:
+                    try:
+                        found += self.index.stored(study, series, sop)
+                    except NotFound:
+                        continue
+        if not found:
+            raise NotFound("nothing fits the identifier")
+        return found[:MOST]
+
+    def _sent(self, event: Any, stored: list[Stored]) -> Iterator[tuple[int, Dataset | None]]:
+        for one in stored:
+            if event.is_cancelled:
+                yield CANCELLED, None
+                return
+            yield PENDING, pydicom.dcmread(one.path, force=True)
+
+    def _told(self, match: Tags, level: str, wanted: list[str]) -> Dataset:
+        made = Dataset.from_json({t: match[t] for t in wanted if t in match})
+        for tag in wanted:
+            if tag not in match:
+                made.add_new(Tag(tag), matching.vr_of(tag), None)
+        made.QueryRetrieveLevel, made.RetrieveAETitle, made.SpecificCharacterSet = level, self.ae.ae_title, "ISO_IR 192"
+        return made
+
+
+def asked(identifier: Dataset) -> tuple[str, dict[tuple[str, ...], str], list[str]]:
+    """Level, keys and wanted attributes of an identifier. Raises Refused for one that says nothing that can be meant."""
+    level = str(identifier.get("QueryRetrieveLevel") or "").strip()
+    if level not in LEVELS:
+        raise Refused("the identifier names no level", "PATIENT, STUDY, SERIES or IMAGE")
+    keys: dict[tuple[str, ...], str] = {}
+    wanted: list[str] = []
+    for element in identifier:
+        name = f"{int(element.tag):08X}"
+        if element.keyword in ("QueryRetrieveLevel", "SpecificCharacterSet", "TimezoneOffsetFromUTC") or element.tag.is_private:
+            continue
+        wanted.append(name)
+        if element.VR == "SQ":
+            for item in element.value or []:
+                keys |= {(name, f"{int(e.tag):08X}"): _text(e.value) for e in item if _text(e.value)}
+        elif text := _text(element.value):
+            keys[(name,)] = text
+    matching.check(keys)
+    return level, keys, wanted
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return "\\".join(str(v) for v in value) if isinstance(value, pydicom.multival.MultiValue | list) else str(value)
+
+
+def _of_patients(studies: Iterator[Tags]) -> Iterator[Tags]:
+    seen: set[str] = set()
+    for study in studies:
+        patient = str(study["00100020"]["Value"][0])
+        if patient not in seen:
+            seen.add(patient)
+            yield study
+
+
+def _syntax(stored: Stored) -> str:
+    from knowledge.studies.wado import syntax_of
+
+    return syntax_of(stored)
