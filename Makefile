@@ -44,7 +44,8 @@ $(INTEROP): tests/interop/requirements.txt  # the real clients of others, beside
 	cd .interop && npm pack --silent @ohif/app@3.12.10 && mkdir ohif && tar -xzf ohif-app-3.12.10.tgz -C ohif && rm ohif-app-3.12.10.tgz
 	touch $(INTEROP)
 
-interop-test: setup $(INTEROP)  # clients that others wrote, unchanged: dicomweb-client, OHIF in Chromium
+interop-test: setup $(INTEROP)  # clients that others wrote, unchanged: dicomweb-client, OHIF in Chromium, dcmtk, Orthanc
+	command -v chromium storescu Orthanc >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium dcmtk orthanc >/dev/null; }
 	$(PY) -m pytest -m interop tests/interop
 
 services:  # Debian packages that tests of real services need
