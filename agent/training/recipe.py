@@ -44,8 +44,6 @@ class Size:
 Row = tuple[list[int], list[bool]]
 """Token ids, and which of them the model would have said."""
 SIZES = {"planner": Size(384, 4, 1024, 6, 14000), "fixture": Size(128, 3, 320, 2, 1800)}
-TURNS = (2, 3, 5, 8, 10)
-"""Questions of a conversation that isn't of one alone."""
 COMMON = 6000
 """How many of the commonest English words have a token of their own, be they in a wording or not, where the vocabulary has room for them."""
 
@@ -59,7 +57,7 @@ class Material:
     conversations: list[Transcript]
 
 
-async def collect(data: Path, conversations: int, cases: int) -> Material:
+async def collect(data: Path, conversations: int, cases: int, lengths: Sequence[int] = (2, 3)) -> Material:
     """Transcripts of our agent: each meaning alone, pairs of meanings, conversations, and first rounds on described cases."""
     from agent.answer import PlannerRef
     from agent.assistant import Assistant
@@ -94,7 +92,7 @@ async def collect(data: Path, conversations: int, cases: int) -> Material:
                 alone[(meant,)] = found[0]
                 told += found
             for number in range(conversations):
-                turns = [_turn(here, chance) for _ in range(1 if number % 3 == 0 else chance.choice(TURNS))]
+                turns = [_turn(here, chance) for _ in range(1 if number % 3 == 0 else chance.choice(lengths))]
                 found = await of_conversation(assistant, teacher, sample.PATIENT_ID, turns, inventory)
                 if len(turns) == 1 and len(turns[0]) == 2:
                     alone[turns[0]] = found[0]
@@ -284,7 +282,8 @@ class Trainer:
                 rows.append(self.filled(by_meaning[meant], wordings, first_round=True))
         whole: list[Row] = []
         while len(whole) < long:
-            transcript = chance.choice(self.choosing if len(whole) % 2 else self.planning)
+            some = chance.sample(self.choosing if len(whole) % 2 else self.planning, 2)
+            transcript = min(some, key=lambda t: sum(len(p.text) for p in t.pieces))  # long ones cost more than they teach
             if (wordings := worded(transcript.meant, chance)) is not None:
                 whole.append(self.filled(transcript, wordings))
         front, own = next(iter(by_meaning.values())).front, self.material.conversations[0].front
@@ -384,6 +383,9 @@ def main() -> None:
     reader.add_argument("--steps", type=int, default=300, help="Steps on whole prompts after them.")
     reader.add_argument("--conversations", type=int, default=600)
     reader.add_argument("--cases", type=int, default=32)
+    reader.add_argument(
+        "--turns", type=int, nargs="+", default=[2, 3], help="Questions of a conversation that isn't of one alone."
+    )
     reader.add_argument("--short", type=int, default=40)
     reader.add_argument("--long", type=int, default=2)
     reader.add_argument("--rate", type=float, default=1e-3)
@@ -394,7 +396,7 @@ def main() -> None:
         found = pickle.loads(given.kept.read_bytes())  # noqa: S301 (a file that this program wrote)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            found = asyncio.run(collect(Path(folder), given.conversations, given.cases))
+            found = asyncio.run(collect(Path(folder), given.conversations, given.cases, given.turns))
         if given.kept:
             given.kept.write_bytes(pickle.dumps(found))
     if given.begin:
