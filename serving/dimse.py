@@ -31,6 +31,7 @@ from knowledge.studies.tags import Tags
 from knowledge.studies.unpack import Incoming
 
 log = logging.getLogger("consilium.dimse")
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # what it says of a message quotes the patient in it
 SUCCESS, PENDING, CANCELLED = 0x0000, 0xFF00, 0xFE00
 OUT_OF_RESOURCES, NOT_UNDERSTOOD, IDENTIFIER_WRONG, UNABLE, NO_SUCH_DESTINATION = 0xA700, 0xC000, 0xA900, 0xC001, 0xA801
 """Status codes of PS3.4 B.2.3, C.4.1.1.4 and C.4.2.1.5."""

@@ -361,6 +361,17 @@ async def test_files_are_taken_and_refused_by_name(data: Path, tmp_path: Path) -
             await expect(page.locator("#uploads .upload.failed").first).to_contain_text("Nothing was taken in", timeout=30_000)
 
 
+async def test_a_reload_goes_on_with_the_conversation(link: str) -> None:
+    from playwright.async_api import expect
+
+    async with browsing(link) as page:
+        await ask(page, "What is her creatinine?")
+        await page.reload()
+        await expect(page.locator(".statement .words", has_text="Creatinine").first).to_be_visible(timeout=30_000)
+        await ask(page, "and the haemoglobin?")
+        await expect(page.locator(".turn")).to_have_count(2)
+
+
 HEBREW = "מחקר מעקב של המוח עם חומר ניגוד (ביקורת)"
 LONG = "Follow-up MRI of the brain with and without contrast, perfusion and spectroscopy"
 
