@@ -39,6 +39,7 @@ INTEROP := .interop/.ready
 
 $(INTEROP): tests/interop/requirements.txt  # the real clients of others, beside our environment's packages; OHIF as its npm package has it
 	rm -rf .interop && mkdir -p .interop
+	command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends npm >/dev/null; }
 	$(PYTHON) -m venv .interop/venv
 	.interop/venv/bin/python -m pip install --disable-pip-version-check -q -r tests/interop/requirements.txt
 	cd .interop && npm pack --silent @ohif/app@3.12.10 && mkdir ohif && tar -xzf ohif-app-3.12.10.tgz -C ohif && rm ohif-app-3.12.10.tgz

@@ -26,7 +26,7 @@ from knowledge.errors import KnowledgeError, NotFound, Refused, StorageFailed
 from knowledge.studies import matching
 from knowledge.studies.archive import Archive
 from knowledge.studies.intake import Hints
-from knowledge.studies.query import DicomIndex, Stored
+from knowledge.studies.query import MATCHED, DicomIndex, Stored
 from knowledge.studies.tags import Tags
 from knowledge.studies.unpack import Incoming
 
@@ -213,7 +213,7 @@ def asked(identifier: Dataset) -> tuple[str, dict[tuple[str, ...], str], list[st
         elif text := _text(element.value):
             keys[(name,)] = text
     matching.check(keys)
-    return level, keys, wanted
+    return level, {path: value for path, value in keys.items() if path[0] in MATCHED}, wanted
 
 
 def _text(value: Any) -> str:

@@ -56,6 +56,8 @@ class Rejected(Frozen):
     sop_class: str = Field("", exclude=True)
     sop_uid: str = Field("", exclude=True)
     """Of a DICOM instance that can be told of though it wasn't taken."""
+    other_study: bool = Field(False, exclude=True)
+    """It is of another study than the caller named."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,8 @@ class Archive:
             if isinstance(found, Refused):
                 reason = f"{found}: {found.hint}" if found.hint else str(found)
                 sop_class, sop_uid = found.instance
-                rejected.append(Rejected(file=name, reason=reason, sop_class=sop_class, sop_uid=sop_uid))
+                rejected.append(Rejected(file=name, reason=reason, sop_class=sop_class, sop_uid=sop_uid,
+                                         other_study=isinstance(found, intake.WrongStudy)))  # fmt: skip
             elif isinstance(found, intake.Half):
                 halves.append(found)
             else:

@@ -14,9 +14,12 @@ from knowledge.errors import Gone, NotFound
 from knowledge.studies.archive import Archive
 from knowledge.studies.matching import Keys, matches, words
 from knowledge.studies.store import InstanceRow, StudyRow
-from knowledge.studies.tags import GoneRow, SeriesTags, StudyTags, Tags, digest, plain, put, tag
+from knowledge.studies.tags import SERIES, STUDY, GoneRow, SeriesTags, StudyTags, Tags, digest, plain, put, tag
 
 AT_ONCE = 200
+MATCHED = {tag(k) for k in (*STUDY, *SERIES, "ModalitiesInStudy", "SOPClassUID", "SOPInstanceUID", "InstanceNumber", "Rows", "Columns",
+                            "BitsAllocated", "NumberOfFrames", "InstanceAvailability")}  # fmt: skip
+"""What can be asked by. Other attributes are passed over, as the standard has it (PS3.4 C.2.2.1.3, PS3.18 8.3.4.5)."""
 UIDS = {tag(k) for k in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")}
 
 

@@ -76,6 +76,7 @@ def test_what_is_stored_is_committed_and_found(node: tuple[TestClient, int, int]
     assert one.QueryRetrieveLevel == "STUDY" and one.RetrieveAETitle == "CONSILIUM"
     assert len(found(port, query("STUDY", PatientName="*", StudyDate="20230101-20241231"))) == 2
     assert found(port, query("STUDY", PatientID="NOBODY")) == []
+    assert len(found(port, query("STUDY", PatientAge="033Y"))) == 2  # nothing is kept to match it by: it is passed over
     (row,) = found(
         port, query("SERIES", StudyInstanceUID=one.StudyInstanceUID, SeriesInstanceUID="", Modality="", StationName="")
     )

@@ -8,8 +8,8 @@ from starlette.concurrency import run_in_threadpool
 
 from knowledge.errors import Refused
 from knowledge.studies import matching, wado
-from knowledge.studies.query import AT_ONCE, DicomIndex
-from knowledge.studies.tags import SERIES, STUDY, Tags, put, tag
+from knowledge.studies.query import AT_ONCE, MATCHED, DicomIndex
+from knowledge.studies.tags import Tags, put, tag
 from serving.api.deps import Caller, HouseDep
 from serving.api.dicomweb.common import (
     JSON,
@@ -26,9 +26,6 @@ from serving.house import House
 router = APIRouter(prefix=PREFIX, tags=["DICOMweb"])
 MOST = 1000
 """Matches in one reply."""
-MATCHED = {tag(k) for k in (*STUDY, *SERIES, "ModalitiesInStudy", "SOPClassUID", "SOPInstanceUID", "InstanceNumber", "Rows", "Columns",
-                            "BitsAllocated", "NumberOfFrames", "InstanceAvailability")}  # fmt: skip
-"""What can be asked by; other attributes are passed over with a warning (PS3.18 8.3.4.5)."""
 _LEVELS = {"studies": ("StudyInstanceUID",), "series": ("StudyInstanceUID", "SeriesInstanceUID"),
            "instances": ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")}  # fmt: skip
 
@@ -79,7 +76,7 @@ def _searched(house: House, request: Request, level: str, named: dict[str, str])
     else:
         find = index.series if level == "series" else index.instances
         found = list(islice(find(keys, fuzzy), offset, offset + limit + 1))
-    told = [_told(index, match, level, fields, base_of(request), named) for match in found[:limit]]
+    told = [_told(index, match, level, fields, base_of(request)) for match in found[:limit]]
     warnings = ["There are more matches; ask for them by offset"] if len(found) > limit else []
     if passed_over:
         warnings.append(f"Not matched by: {', '.join('.'.join(p) for p in passed_over)}")
@@ -119,8 +116,8 @@ def _flag(value: str) -> bool:
     return value.lower() == "true"
 
 
-def _told(index: DicomIndex, match: Tags, level: str, fields: list[str], base: str, named: dict[str, str]) -> Tags:
-    """A match with its link; of its upper levels what the request didn't name."""
+def _told(index: DicomIndex, match: Tags, level: str, fields: list[str], base: str) -> Tags:
+    """A match with its link, and what was asked for besides."""
     uids = [str(match[tag(k)]["Value"][0]) for k in _LEVELS[level]]
     link = base + "".join(f"/{kind}/{uid}" for kind, uid in zip(("studies", "series", "instances"), uids, strict=False))
     more: Tags = {}

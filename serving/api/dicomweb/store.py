@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from knowledge.studies import wado
-from knowledge.studies.archive import Import, Rejected
+from knowledge.studies.archive import Import
 from knowledge.studies.intake import Hints
 from knowledge.studies.tags import Tags, put
 from knowledge.studies.unpack import Incoming
@@ -51,7 +51,7 @@ async def _stored(house: House, who: str, request: Request, study: str) -> Respo
         done = await run_in_threadpool(house.archive.add, files, Hints(study_uid=study), who)
     finally:
         body.close()
-    status = 200 if not done.rejected else 202 if done.instances else 409 if _mismatched(done.rejected) else 400
+    status = 200 if not done.rejected else 202 if done.instances else 409 if any(r.other_study for r in done.rejected) else 400
     return JSONResponse(_answer(done, base_of(request), study), status, media_type=JSON)
 
 
@@ -59,10 +59,6 @@ def _opened(part: multipart.Part) -> Any:
     if part.open().read(132)[128:] == b"DICM":
         return part.open()
     return io.BytesIO(wado.part_10(part.open().read()))
-
-
-def _mismatched(rejected: list[Rejected]) -> bool:
-    return any("another study" in r.reason for r in rejected)
 
 
 def _answer(done: Import, base: str, study: str) -> Tags:
@@ -79,7 +75,7 @@ def _answer(done: Import, base: str, study: str) -> Tags:
     if failed:
         told |= put("FailedSOPSequence", *({
             **put("ReferencedSOPClassUID", r.sop_class), **put("ReferencedSOPInstanceUID", r.sop_uid),
-            **put("FailureReason", _NOT_THIS_STUDY if "another study" in r.reason else _UNKNOWN_DATA),
+            **put("FailureReason", _NOT_THIS_STUDY if r.other_study else _UNKNOWN_DATA),
         } for r in failed))  # fmt: skip
     others = [r for r in done.rejected if not r.sop_uid]
     if others:
