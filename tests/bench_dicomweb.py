@@ -79,7 +79,7 @@ def searched(url: str) -> dict[str, float]:
                 start = time.perf_counter()
                 reply = client.get(path(n))
                 seconds.append(time.perf_counter() - start)
-                assert reply.status_code == 200 and reply.json(), path(n)
+                assert reply.status_code == 200 and (reply.json() or name == "filter"), path(n)
             found[f"qido_{name}_10000_studies_p95_ms"] = 1000 * float(np.percentile(seconds[20:], 95))
     return found
 
