@@ -29,14 +29,15 @@ from knowledge.studies.intake import Hints
 from knowledge.studies.query import MATCHED, DicomIndex, Stored
 from knowledge.studies.tags import Tags
 from knowledge.studies.unpack import Incoming
+from knowledge.studies.wado import syntax_of
 
 log = logging.getLogger("consilium.dimse")
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # what it says of a message quotes the patient in it
 SUCCESS, PENDING, CANCELLED = 0x0000, 0xFF00, 0xFE00
-OUT_OF_RESOURCES, NOT_UNDERSTOOD, IDENTIFIER_WRONG, UNABLE, NO_SUCH_DESTINATION = 0xA700, 0xC000, 0xA900, 0xC001, 0xA801
-"""Status codes of PS3.4 B.2.3, C.4.1.1.4 and C.4.2.1.5."""
+OUT_OF_RESOURCES, NOT_UNDERSTOOD, IDENTIFIER_WRONG = 0xA700, 0xC000, 0xA900
+"""Status codes of PS3.4 B.2.3 and C.4.1.1.4."""
 LEVELS = {"PATIENT": 0, "STUDY": 1, "SERIES": 2, "IMAGE": 3}
-UIDS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 MOST = 10_000
 """Matches of one C-FIND, instances of one C-GET or C-MOVE."""
 QUERIES = (PatientRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelFind)
@@ -54,14 +55,9 @@ class Peer:
 
 
 def peers_of(told: dict[str, str]) -> dict[str, Peer]:
-    """The list of the settings. Raises ValueError for an address that is none."""
-    found = {}
-    for title, address in told.items():
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise ValueError(f"dimse_peers: {title} has no address of the form host:port")
-        found[title.strip()] = Peer(title.strip(), host, int(port))
-    return found
+    """The list of the settings, which have checked its addresses."""
+    parted = {title: address.rpartition(":") for title, address in told.items()}
+    return {title: Peer(title, host, int(port)) for title, (host, _, port) in parted.items()}
 
 
 class Node:
@@ -147,7 +143,7 @@ class Node:
             stored = self._stored(event.identifier)
         except KnowledgeError:
             stored = []
-        contexts = sorted({(s.sop_class, _syntax(s)) for s in stored})
+        contexts = sorted({(s.sop_class, syntax_of(s)) for s in stored})
         yield peer.host, peer.port, {"contexts": [build_context(c, s) for c, s in contexts[:128]], "ae_title": self.ae.ae_title}
         yield len(stored)
         yield from self._sent(event, stored)
@@ -164,7 +160,7 @@ class Node:
 
     def _stored(self, identifier: Dataset) -> list[Stored]:
         level, keys, _ = asked(identifier)
-        uids = [[u for u in keys.get(matching.path_of(name), "").split("\\") if u] for name in UIDS[1:]]
+        uids = [[u for u in keys.get(matching.path_of(name), "").split("\\") if u] for name in UIDS]
         if level == "PATIENT" or not uids[0]:
             uids[0] = [str(m["0020000D"]["Value"][0]) for m in self.index.studies(keys)]
         found: list[Stored] = []
@@ -229,9 +225,3 @@ def _of_patients(studies: Iterator[Tags]) -> Iterator[Tags]:
         if patient not in seen:
             seen.add(patient)
             yield study
-
-
-def _syntax(stored: Stored) -> str:
-    from knowledge.studies.wado import syntax_of
-
-    return syntax_of(stored)

@@ -66,8 +66,7 @@ class Viewer:
 
     def shown(self, series_id: str) -> Shown:
         """How the stack is shown."""
-        place = self._place(series_id)
-        stack = place.like if place else self.stack(series_id)
+        stack = self._like(series_id)
         with self._lock:
             if series_id not in self._shown:
                 self._shown[series_id] = shown(stack)
@@ -80,6 +79,11 @@ class Viewer:
         part = place.part(run) if place else self.stack(series_id).part(run)
         return values_of(part, Scale(told.slope, told.intercept))
 
+    def _like(self, series_id: str) -> Volume:
+        """The stack, without its voxels where they needn't be read together."""
+        place = self._place(series_id)
+        return place.like if place else self.stack(series_id)
+
     def _place(self, series_id: str) -> InPlace | None:
         with self._lock:
             if series_id not in self._places:
@@ -90,8 +94,7 @@ class Viewer:
 
     def mask(self, series_id: str, path: Path) -> Volume:
         """A mask over the stack of its series; read again where its file was written anew."""
-        place = self._place(series_id)
-        stack, key = place.like if place else self.stack(series_id), (path, path.stat().st_mtime_ns)
+        stack, key = self._like(series_id), (path, path.stat().st_mtime_ns)
         with self._lock:
             if key not in self._masks:
                 self._masks[key] = read_mask(path).aligned_with(stack)

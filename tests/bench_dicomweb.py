@@ -15,6 +15,7 @@ from pydicom.uid import generate_uid
 
 from tests.bench import served
 from tests.bench_intake import STUDIES, crowd, ct_slices
+from tests.serving.test_dicomweb import body
 
 EACH = 200
 """Instances that each client stores, in bodies of 10."""
@@ -31,12 +32,6 @@ def copies(file: Path, count: int) -> list[bytes]:
         one.save_as(buffer := io.BytesIO())
         made.append(buffer.getvalue())
     return made
-
-
-def body(files: list[bytes]) -> tuple[bytes, dict[str, str]]:
-    """A STOW body."""
-    parts = b"".join(b"--b0\r\nContent-Type: application/dicom\r\n\r\n" + f + b"\r\n" for f in files)
-    return parts + b"--b0--\r\n", {"content-type": 'multipart/related; type="application/dicom"; boundary=b0'}
 
 
 def stored(url: str, clients: int, file: Path) -> float:

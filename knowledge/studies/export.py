@@ -18,6 +18,7 @@ from knowledge.studies.deidentify import burned, faces, header
 from knowledge.studies.deidentify.profile import PROFILES, Option
 from knowledge.studies.deidentify.vault import Vault
 from knowledge.studies.dicom import BROKEN, name_syntax, read_instance
+from knowledge.studies.wado import written
 
 WORDY = ("1.2.840.10008.5.1.4.1.1.88.", "1.2.840.10008.5.1.4.1.1.104.", "1.2.840.10008.5.1.4.1.1.9.")
 """SOP classes whose content is words or a person's own document (SR, encapsulated documents, waveforms with annotations)."""
@@ -126,11 +127,9 @@ def cleaned(
         if masks and instance.sop_instance_uid in masks:
             dataset.RecognizableVisualFeatures = "NO"
         dataset.file_meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID") or instance.sop_class
-        made = io.BytesIO()
-        pydicom.dcmwrite(made, dataset, enforce_file_format=True)
+        return written(dataset), blanked
     except BROKEN as error:
         raise Refused(f"it can't be de-identified ({type(error).__name__})", "leave it out") from error
-    return made.getvalue(), blanked
 
 
 def _pixels(dataset: Dataset, data: bytes, place: dict[str, Any], uid: str, look: bool, masks: Masks) -> tuple[Dataset, bool]:

@@ -33,7 +33,6 @@ class Stored:
     sop_class: str
     path: Path
     place: dict[str, Any]
-    name: str
 
 
 class DicomIndex:
@@ -111,7 +110,7 @@ class DicomIndex:
             query = query if wanted is None else query.where(column == wanted)
         with Session(self.archive.engine) as session:
             found = [
-                Stored(study_uid, r.series_uid, r.sop_uid, r.sop_class, self.archive.objects.path(r.sha256), r.place, r.name)
+                Stored(study_uid, r.series_uid, r.sop_uid, r.sop_class, self.archive.objects.path(r.sha256), r.place)
                 for r, _ in session.execute(query.order_by(InstanceRow.series_uid, InstanceRow.id))
             ]
             asked = sop_uid or series_uid or study_uid

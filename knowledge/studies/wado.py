@@ -80,19 +80,22 @@ def part_10(data: bytes) -> bytes:
             dataset.SOPClassUID,
             dataset.SOPInstanceUID,
         )
-        made = io.BytesIO()
-        pydicom.dcmwrite(made, dataset, enforce_file_format=True)
+        return written(dataset)
     except BROKEN as error:
         raise Refused(f"it can't be read as DICOM ({type(error).__name__})", "send it as a Part 10 file") from error
+
+
+def written(dataset: Dataset) -> bytes:
+    """A data set as a Part 10 file."""
+    made = io.BytesIO()
+    pydicom.dcmwrite(made, dataset, enforce_file_format=True)
     return made.getvalue()
 
 
 def _decompressed(path: str) -> bytes:
     dataset = pydicom.dcmread(path, force=True)
     dataset.decompress()
-    made = io.BytesIO()
-    pydicom.dcmwrite(made, dataset, enforce_file_format=True)
-    return made.getvalue()
+    return written(dataset)
 
 
 def _opened(stored: Stored, pixels_too: bool = False) -> Dataset:
@@ -143,7 +146,7 @@ def bulk_data(stored: Stored, path: Sequence[str]) -> Frame:
     here: Any = _opened(stored, is_pixels)
     try:
         for step in path:
-            here = here[int(step)] if len(step) != 8 else here[int(step, 16)].value if here is not None else None
+            here = here[int(step)] if len(step) != 8 else here[int(step, 16)].value
         data = bytes(here)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise NotFound("the instance has no such bulk data", "take the link from its metadata") from error
@@ -155,9 +158,7 @@ def frames_of(stored: Stored, numbers: Sequence[int], native: bool) -> list[Fram
 
     Raises NotFound for a frame that isn't there, Refused where it can't be decoded.
     """
-    many = stored.place.get("frames") or 0
-    if any(not 0 <= n < many for n in numbers):
-        raise NotFound("the instance has no such frame", f"frames are 1 to {many}" if many else "it holds no pixels")
+    many = _frames(stored, numbers)
     span, syntax = stored.place["pixels"], syntax_of(stored)
     if span:
         size = span[1] // many
@@ -174,6 +175,14 @@ def frames_of(stored: Stored, numbers: Sequence[int], native: bool) -> list[Fram
         except BROKEN as error:
             raise Refused(f"its frames can't be told apart ({type(error).__name__})", "retrieve the instance") from error
     return [Frame(d, OCTETS, str(ExplicitVRLittleEndian)) for d in workers.run(_native, (str(stored.path), list(numbers)), 120.0)]
+
+
+def _frames(stored: Stored, wanted: Sequence[int]) -> int:
+    """How many frames there are. Raises NotFound where `wanted` (from 0) names another."""
+    many = stored.place.get("frames") or 0
+    if any(not 0 <= n < many for n in wanted):
+        raise NotFound("the instance has no such frame", f"frames are 1 to {many}" if many else "it holds no pixels")
+    return many
 
 
 def _native(task: tuple[str, list[int]]) -> list[bytes]:
@@ -198,11 +207,7 @@ def picture(
     stored: Stored, number: int, window: tuple[float, float] | None = None, within: tuple[int, int] | None = None
 ) -> Image.Image:
     """One frame, windowed as its header or `window` (centre, width) says, made to fit `within` (width, height)."""
-    frames_there = stored.place.get("frames") or 0
-    if not 0 <= number < frames_there:
-        raise NotFound(
-            "the instance has no such frame", f"frames are 1 to {frames_there}" if frames_there else "it holds no pixels"
-        )
+    _frames(stored, [number])
     voxels = pixels.load([stored.path], [stored.place], [(0, number)])
     rgb = None if voxels.rgb is None else voxels.rgb.transpose(2, 1, 0, 3)
     inverted = stored.place.get("photometric") == "MONOCHROME1"

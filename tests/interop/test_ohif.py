@@ -3,16 +3,10 @@
 import asyncio
 import io
 import json
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -23,7 +17,7 @@ from knowledge.studies.archive import Archive
 from knowledge.studies.unpack import Incoming
 from serving.app import create_app
 from serving.settings import Settings
-from tests.serving.browser import CHROMIUM, FLAGS, free_port
+from tests.serving.browser import CHROMIUM, FLAGS, free_port, running
 from tests.serving.test_dicomweb import series
 from tools.export.seg import as_seg
 from tools.models.catalogue import Catalogue
@@ -46,18 +40,6 @@ def config(root: str) -> str:
         "dataSources": [{"namespace": "@ohif/extension-default.dataSourcesModule.dicomweb", "sourceName": "dicomweb", "configuration": source}],
     }  # fmt: skip
     return f"window.config = {json.dumps(whole)};"
-
-
-@contextmanager
-def running(app: Any, port: int) -> Iterator[None]:
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield
-    server.should_exit = True
-    thread.join(15)
 
 
 def viewer(dist: Path, root: str) -> Starlette:

@@ -32,17 +32,24 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(data: Path) -> Iterator[str]:
-    """The chat link of a server on `data`, in a thread."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(create_app(Settings(data=data)), port=port, log_level="error"))
+def running(app: Any, port: int) -> Iterator[None]:
+    """An app on `port`, in a thread."""
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}/#key={KeyRing(data / 'access').local()}"
+    yield
     server.should_exit = True
     thread.join(15)
+
+
+@contextmanager
+def served(data: Path) -> Iterator[str]:
+    """The chat link of a server on `data`, in a thread."""
+    port = free_port()
+    with running(create_app(Settings(data=data)), port):
+        yield f"http://127.0.0.1:{port}/#key={KeyRing(data / 'access').local()}"
 
 
 @asynccontextmanager

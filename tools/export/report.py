@@ -10,6 +10,7 @@ from knowledge.evidence import Fact, ImageRef, Kind
 from knowledge.reporting.drafts import Draft
 from knowledge.reporting.templates import PARTS
 from knowledge.studies.model import Patient, Study
+from knowledge.studies.wado import written
 from tools.reporting.phrases import phrase
 
 
@@ -185,7 +186,7 @@ def as_sr(draft: Draft, patient: Patient, study: Study | None) -> bytes:
         series_description=f"{'' if draft.signature else 'DRAFT '}{draft.title}"[:64],
     )  # fmt: skip
     made.SpecificCharacterSet = "ISO_IR 192"
-    return _part10(made)
+    return written(made)
 
 
 def _person(draft: Draft) -> str | None:
@@ -232,12 +233,6 @@ def _headers(draft: Draft, study: Study | None) -> list[Any]:
     return found
 
 
-def _part10(made: Any) -> bytes:
-    out = io.BytesIO()
-    made.save_as(out, enforce_file_format=True)
-    return out.getvalue()
-
-
 def as_dicom_pdf(draft: Draft, patient: Patient, study: Study | None) -> bytes:
     """DICOM Encapsulated PDF (PS3.3 A.45.1), part 10. Raises Refused without images in DICOM."""
     from pydicom import Dataset
@@ -265,7 +260,7 @@ def as_dicom_pdf(draft: Draft, patient: Patient, study: Study | None) -> bytes:
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID, made.file_meta.MediaStorageSOPInstanceUID = made.SOPClassUID, made.SOPInstanceUID
-    return _part10(made)
+    return written(made)
 
 
 def as_json(draft: Draft, patient: Patient, study: Study | None) -> bytes:

@@ -1,7 +1,6 @@
 """A mask as a DICOM Segmentation (PS3.3 A.51) over the instances that it was made from."""
 
 import hashlib
-import io
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from knowledge.studies.archive import Archive
 from knowledge.studies.dicom import made_uid
 from knowledge.studies.model import Series, Study
 from knowledge.studies.query import DicomIndex
+from knowledge.studies.wado import written
 from tools.models.bundle import Bundle
 from tools.models.card import Region
 from tools.models.catalogue import Catalogue
@@ -62,8 +62,7 @@ def as_seg(archive: Archive, study: Study, series: Series, bundle: Bundle, mask:
         )  # fmt: skip
     except (ValueError, TypeError, AttributeError) as error:
         raise Refused(f"the source images can't carry a segmentation: {error}", "take the mask as NIfTI") from error
-    made.save_as(buffer := io.BytesIO(), enforce_file_format=True)
-    return buffer.getvalue()
+    return written(made)
 
 
 def _digest(labels: np.ndarray) -> str:

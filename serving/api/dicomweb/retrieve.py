@@ -4,65 +4,41 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from knowledge.studies import wado
 from knowledge.studies.query import Stored
 from serving.api import multipart
-from serving.api.deps import Caller, HouseDep
-from serving.api.dicomweb.common import (
-    JSON,
-    PART_10,
-    PREFIX,
-    AcceptHeader,
-    SeriesUid,
-    SopUid,
-    StudyUid,
-    base_of,
-    index_of,
-    link_to,
-    takes,
-)
+from serving.api.dicomweb.common import JSON, PART_10, PREFIX, Named, NamedInstance, NamedSeries, NamedStudy, link_to, takes
 from serving.errors import Problem
-from serving.house import House
 
 router = APIRouter(prefix=PREFIX, tags=["DICOMweb"])
 
 
 @router.get("/studies/{study}", operation_id="retrieve_study", summary="Retrieve a study")
-async def retrieve_study(house: HouseDep, who: Caller, request: Request, study: StudyUid, accept: AcceptHeader = "") -> Response:
-    return await run_in_threadpool(_whole, house, request, accept, study)
+async def retrieve_study(named: NamedStudy) -> Response:
+    return await run_in_threadpool(_whole, named)
 
 
 @router.get("/studies/{study}/series/{series}", operation_id="retrieve_series", summary="Retrieve a series")
-async def retrieve_series(
-    house: HouseDep, who: Caller, request: Request, study: StudyUid, series: SeriesUid, accept: AcceptHeader = ""
-) -> Response:
-    return await run_in_threadpool(_whole, house, request, accept, study, series)
+async def retrieve_series(named: NamedSeries) -> Response:
+    return await run_in_threadpool(_whole, named)
 
 
 @router.get(
     "/studies/{study}/series/{series}/instances/{instance}", operation_id="retrieve_instance", summary="Retrieve an instance"
 )
-async def retrieve_instance(
-    house: HouseDep,
-    who: Caller,
-    request: Request,
-    study: StudyUid,
-    series: SeriesUid,
-    instance: SopUid,
-    accept: AcceptHeader = "",
-) -> Response:
+async def retrieve_instance(named: NamedInstance) -> Response:
     """As multipart/related, or alone where application/dicom is accepted. Compressed pixels come as stored where the transfer
     syntax is named or `*`, decompressed otherwise."""  # fmt: skip
-    return await run_in_threadpool(_whole, house, request, accept, study, series, instance)
+    return await run_in_threadpool(_whole, named)
 
 
-def _whole(house: House, request: Request, accept: str, *uids: str) -> Response:
-    stored = index_of(house).stored(*uids)
-    choice = next((a for a in multipart.accepted(accept) if a.wants in (PART_10, "*/*", "application/*")), None)
+def _whole(named: Named) -> Response:
+    stored = named.stored
+    choice = next((a for a in multipart.accepted(named.accept) if a.wants in (PART_10, "*/*", "application/*")), None)
     if choice is None:
         raise Problem(
             406, "NotAcceptable", "instances are given as application/dicom", f"accept multipart/related; type={PART_10}"
@@ -71,7 +47,7 @@ def _whole(house: House, request: Request, accept: str, *uids: str) -> Response:
     if choice.kind == PART_10 and len(stored) == 1:
         chunks = wado.whole(stored[0], natives[0])
         return StreamingResponse(chunks, media_type=PART_10)
-    base = base_of(request)
+    base = named.base
     parts = ((PART_10, link_to(base, s), wado.whole(s, native)) for s, native in zip(stored, natives, strict=True))
     return _related(parts, PART_10)
 
@@ -98,10 +74,8 @@ def _related(parts: Iterable[tuple[str, str, Iterable[bytes]]], kind: str) -> St
 
 
 @router.get("/studies/{study}/metadata", operation_id="retrieve_study_metadata", summary="Attributes of a study's instances")
-async def retrieve_study_metadata(
-    house: HouseDep, who: Caller, request: Request, study: StudyUid, accept: AcceptHeader = ""
-) -> Response:
-    return await run_in_threadpool(_metadata, house, request, accept, study)
+async def retrieve_study_metadata(named: NamedStudy) -> Response:
+    return await run_in_threadpool(_metadata, named)
 
 
 @router.get(
@@ -109,31 +83,21 @@ async def retrieve_study_metadata(
     operation_id="retrieve_series_metadata",
     summary="Attributes of a series' instances",
 )
-async def retrieve_series_metadata(
-    house: HouseDep, who: Caller, request: Request, study: StudyUid, series: SeriesUid, accept: AcceptHeader = ""
-) -> Response:
-    return await run_in_threadpool(_metadata, house, request, accept, study, series)
+async def retrieve_series_metadata(named: NamedSeries) -> Response:
+    return await run_in_threadpool(_metadata, named)
 
 
 @router.get("/studies/{study}/series/{series}/instances/{instance}/metadata", operation_id="retrieve_instance_metadata",
             summary="Attributes of an instance")  # fmt: skip
-async def retrieve_instance_metadata(
-    house: HouseDep,
-    who: Caller,
-    request: Request,
-    study: StudyUid,
-    series: SeriesUid,
-    instance: SopUid,
-    accept: AcceptHeader = "",
-) -> Response:
-    return await run_in_threadpool(_metadata, house, request, accept, study, series, instance)
+async def retrieve_instance_metadata(named: NamedInstance) -> Response:
+    return await run_in_threadpool(_metadata, named)
 
 
-def _metadata(house: House, request: Request, accept: str, *uids: str) -> Response:
-    stored = index_of(house).stored(*uids)
-    if not takes(accept, JSON, "application/json"):
+def _metadata(named: Named) -> Response:
+    stored = named.stored
+    if not takes(named.accept, JSON, "application/json"):
         raise Problem(406, "NotAcceptable", "attributes are told as application/dicom+json", f"accept {JSON}")
-    base = base_of(request)
+    base = named.base
 
     def written() -> Iterator[bytes]:
         for number, one in enumerate(stored):
@@ -146,11 +110,9 @@ def _metadata(house: House, request: Request, accept: str, *uids: str) -> Respon
 
 @router.get("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{path:path}", operation_id="retrieve_bulkdata",
             summary="The bytes of one attribute")  # fmt: skip
-async def retrieve_bulkdata(
-    house: HouseDep, who: Caller, study: StudyUid, series: SeriesUid, instance: SopUid, path: str, accept: AcceptHeader = ""
-) -> Response:
-    (stored,) = await run_in_threadpool(index_of(house).stored, study, series, instance)
-    choice = _octets(accept)
+async def retrieve_bulkdata(named: NamedInstance, path: str) -> Response:
+    (stored,) = await run_in_threadpool(lambda: named.stored)
+    choice = _octets(named.accept)
     data = await run_in_threadpool(wado.bulk_data, stored, path.split("/"))
     return _frames_in([data], choice)
 
@@ -158,13 +120,11 @@ async def retrieve_bulkdata(
 @router.get(
     "/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", operation_id="retrieve_frames", summary="Frames"
 )
-async def retrieve_frames(
-    house: HouseDep, who: Caller, study: StudyUid, series: SeriesUid, instance: SopUid, frames: str, accept: AcceptHeader = ""
-) -> Response:
+async def retrieve_frames(named: NamedInstance, frames: str) -> Response:
     """Numbers from 1, parted by commas. Native bytes as application/octet-stream, compressed ones in their own media type."""
-    (stored,) = await run_in_threadpool(index_of(house).stored, study, series, instance)
+    (stored,) = await run_in_threadpool(lambda: named.stored)
     numbers = _numbers(frames)
-    for choice in multipart.accepted(accept):
+    for choice in multipart.accepted(named.accept):
         if choice.wants in (wado.OCTETS, "*/*", "application/*") or choice.wants.startswith(("image/", "video/")):
             compressed = choice.syntax not in ("", *wado.NATIVE) or choice.wants not in (wado.OCTETS, "application/*")
             found = await run_in_threadpool(wado.frames_of, stored, numbers, not compressed)
@@ -208,74 +168,48 @@ def _frames_in(frames: list[wado.Frame], choice: multipart.Accepted) -> Response
     operation_id="render_instance",
     summary="An instance as a picture",
 )
-async def render_instance(
-    house: HouseDep,
-    who: Caller,
-    request: Request,
-    study: StudyUid,
-    series: SeriesUid,
-    instance: SopUid,
-    accept: AcceptHeader = "",
-) -> Response:
+async def render_instance(named: NamedInstance) -> Response:
     """The middle frame. `window=centre,width,function` and `viewport=width,height` as PS3.18 8.3.5.1 has them."""
-    return await run_in_threadpool(_rendered, house, request, accept, None, study, series, instance)
+    return await run_in_threadpool(_rendered, named, None)
 
 
 @router.get("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}/rendered", operation_id="render_frame",
             summary="A frame as a picture")  # fmt: skip
-async def render_frame(
-    house: HouseDep,
-    who: Caller,
-    request: Request,
-    study: StudyUid,
-    series: SeriesUid,
-    instance: SopUid,
-    frames: str,
-    accept: AcceptHeader = "",
-) -> Response:
-    return await run_in_threadpool(_rendered, house, request, accept, _numbers(frames)[0], study, series, instance)
+async def render_frame(named: NamedInstance, frames: str) -> Response:
+    return await run_in_threadpool(_rendered, named, _numbers(frames)[0])
 
 
 @router.get("/studies/{study}/thumbnail", operation_id="study_thumbnail", summary="A study as a small picture")
-async def study_thumbnail(house: HouseDep, who: Caller, request: Request, study: StudyUid, accept: AcceptHeader = "") -> Response:
-    return await run_in_threadpool(_rendered, house, request, accept, None, study, small=True)
+async def study_thumbnail(named: NamedStudy) -> Response:
+    return await run_in_threadpool(_rendered, named, None, small=True)
 
 
 @router.get("/studies/{study}/series/{series}/thumbnail", operation_id="series_thumbnail", summary="A series as a small picture")
-async def series_thumbnail(
-    house: HouseDep, who: Caller, request: Request, study: StudyUid, series: SeriesUid, accept: AcceptHeader = ""
-) -> Response:
-    return await run_in_threadpool(_rendered, house, request, accept, None, study, series, small=True)
+async def series_thumbnail(named: NamedSeries) -> Response:
+    return await run_in_threadpool(_rendered, named, None, small=True)
 
 
 @router.get("/studies/{study}/series/{series}/instances/{instance}/thumbnail", operation_id="instance_thumbnail",
             summary="An instance as a small picture")  # fmt: skip
-async def instance_thumbnail(
-    house: HouseDep,
-    who: Caller,
-    request: Request,
-    study: StudyUid,
-    series: SeriesUid,
-    instance: SopUid,
-    accept: AcceptHeader = "",
-) -> Response:
-    return await run_in_threadpool(_rendered, house, request, accept, None, study, series, instance, small=True)
+async def instance_thumbnail(named: NamedInstance) -> Response:
+    return await run_in_threadpool(_rendered, named, None, small=True)
 
 
 SMALL = (200, 200)
 
 
-def _rendered(house: House, request: Request, accept: str, frame: int | None, *uids: str, small: bool = False) -> Response:
-    stored = [s for s in index_of(house).stored(*uids) if s.place.get("frames")]
+def _rendered(named: Named, frame: int | None, small: bool = False) -> Response:
+    stored = [s for s in named.stored if s.place.get("frames")]
     if not stored:
         raise Problem(406, "NotAcceptable", "it holds no image that could be shown", "retrieve it")
     one = sorted(stored, key=lambda s: s.place.get("number") or 0)[len(stored) // 2]
-    window, viewport = _window(request.query_params.get("window")), _viewport(request.query_params.get("viewport"))
+    query = named.request.query_params
+    window, viewport = _window(query.get("window")), _viewport(query.get("viewport"))
     picture = wado.picture(
         one, one.place["frames"] // 2 if frame is None else frame, window, viewport or (SMALL if small else None)
     )
     kinds = {"image/png": "PNG", "image/jpeg": "JPEG", "image/gif": "GIF"}
-    for choice in multipart.accepted(accept):
+    for choice in multipart.accepted(named.accept):
         kind = "image/jpeg" if choice.wants in ("*/*", "image/*") else choice.wants
         if kind in kinds:
             buffer = io.BytesIO()
