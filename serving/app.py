@@ -21,6 +21,7 @@ from serving.api import (
     dicomweb,
     drafts,
     evidence,
+    fhir,
     followups,
     guidelines,
     health,
@@ -80,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
         dicomweb,
     ):
         app.include_router(module.router, responses=errors.DOCUMENTED)
+    app.include_router(fhir.router)
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:

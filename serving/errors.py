@@ -88,20 +88,46 @@ def answered(body: dict[str, Any]) -> JSONResponse:
     return JSONResponse(body, body["status"], headers, media_type="application/problem+json")
 
 
+_ISSUES = {400: "invalid", 401: "login", 403: "forbidden", 404: "not-found", 405: "not-supported", 406: "not-supported", 409: "conflict",
+           410: "deleted", 412: "conflict", 413: "too-long", 415: "not-supported", 422: "processing", 429: "throttled", 503: "transient", 507: "no-store"}  # fmt: skip
+"""FHIR R4's issue types (code system issue-type) by status."""
+
+
+def outcome(body: dict[str, Any]) -> dict[str, Any]:
+    """A problem as an OperationOutcome."""
+    text = ". ".join(t for t in (body["detail"], body.get("hint", "")) if t)
+    severity = "fatal" if body["status"] >= 500 else "error"
+    issue = {
+        "severity": severity,
+        "code": _ISSUES.get(body["status"], "exception"),
+        "details": {"text": body["title"]},
+        "diagnostics": text,
+    }
+    return {"resourceType": "OperationOutcome", "issue": [issue]}
+
+
+def told(request: Request, body: dict[str, Any]) -> JSONResponse:
+    """The response for a problem object, in the form that the route's standard has."""
+    if request.url.path.startswith("/fhir/") or request.url.path == "/fhir":
+        headers = {"WWW-Authenticate": "Bearer"} if body["status"] == 401 else None
+        return JSONResponse(outcome(body), body["status"], headers, media_type="application/fhir+json")
+    return answered(body)
+
+
 def install(app: FastAPI) -> None:
-    """Have every error leave as a problem."""
+    """Have every error leave as a problem, or as its route's standard has it."""
 
-    async def known(_: Request, error: Exception) -> JSONResponse:
-        return answered(problem(error))
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        return told(request, problem(error))
 
-    async def invalid(_: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         where = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-        return answered(_body(422, "InvalidRequest", where, "see /openapi.json"))
+        return told(request, _body(422, "InvalidRequest", where, "see /openapi.json"))
 
-    async def http(_: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        response = answered(_body(error.status_code, "HTTP", str(error.detail), ""))
+        response = told(request, _body(error.status_code, "HTTP", str(error.detail), ""))
         response.headers.update(error.headers or {})
         return response
 

@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 
 from agent.memory import Conversation, Message
 from knowledge.evidence import Evidence, ImageRef, Kind
+from tools.export import fhir
 
 NOTE = "Research use only; not a medical device. Answered by software; no person has signed it."
 
@@ -92,7 +93,7 @@ def as_fhir(conversation: Conversation, messages: Sequence[Message]) -> bytes:
         for fact in _cited(message):
             if fact.kind is Kind.MEASUREMENT and isinstance(fact.source, ImageRef):
                 measured.append({"reference": urn(fact.id)})
-                entries.append({"fullUrl": urn(fact.id), "resource": _observation(fact, message, subject, device)})
+                entries.append({"fullUrl": urn(fact.id), "resource": _observation(fact, conversation, message, device)})
         sections.append({"title": message.question, "text": {"status": "generated", "div": _narrative(message)},
                          **({"entry": measured} if measured else {})})  # fmt: skip
     composition = {
@@ -118,16 +119,12 @@ def _narrative(message: Message) -> str:
     return f'<div xmlns="http://www.w3.org/1999/xhtml"><p>{escape(NOTE)}</p>{lead}{said}{f"<ul>{listed}</ul>" if listed else ""}</div>'
 
 
-def _observation(fact: Evidence, message: Message, subject: dict[str, Any], device: str) -> dict[str, Any]:
-    assert isinstance(fact.source, ImageRef)
-    return {
-        "resourceType": "Observation", "status": "preliminary",
-        "category": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "imaging"}]}],
-        "code": {**({"coding": [fact.code.model_dump()]} if fact.code else {}), "text": fact.title}, **subject, "issued": message.created,
-        "valueQuantity": {"value": fact.value, "unit": fact.unit, "system": "http://unitsofmeasure.org", "code": fact.unit},
-        "method": {"text": f"{fact.source.model} {fact.source.model_version}"}, "device": {"reference": device},
-        "derivedFrom": [{"identifier": {"system": "urn:dicom:uid", "value": f"urn:oid:{fact.source.series_uid}"}}],
-    }  # fmt: skip
+def _observation(fact: Evidence, conversation: Conversation, message: Message, device: str) -> dict[str, Any]:
+    made = fhir.measured(fact, fact.id, conversation.patient_id or "", "preliminary", None, linked=False)
+    made.pop("id")
+    if not conversation.patient_id:
+        made.pop("subject")
+    return {**made, "issued": message.created, "device": {"reference": device}}
 
 
 FORMS = {"md": (as_markdown, "text/markdown; charset=utf-8", "md"), "pdf": (as_pdf, "application/pdf", "pdf"),

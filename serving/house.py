@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.answer import PlannerRef
 from agent.assistant import Assistant
-from agent.memory import Memory
+from agent.memory import Memory, now
 from agent.pictures import MOST as MOST_SHOWN
 from agent.planner.able import Able
 from agent.planner.builtin import NAME, BuiltinPlanner
@@ -122,6 +122,7 @@ class House:
     assistant: Assistant
     viewer: Viewer
     adder: Adder
+    started: str = field(default_factory=now)
 
     def add_guidelines(
         self, files: Iterable[tuple[str, bytes]], about: About, told: Told, cancelled: Callable[[], bool]

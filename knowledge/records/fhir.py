@@ -26,6 +26,8 @@ class FhirRecord:
     texts: list[tuple[str, str | None, str]] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     """Resources (Type/id) that speak of another patient: refused by name."""
+    resources: list[dict[str, Any]] = field(default_factory=list)
+    """As they came, but those of another patient."""
 
 
 def is_fhir(data: bytes) -> bool:
@@ -103,7 +105,7 @@ def _read(root: Any) -> FhirRecord:
             texts += _texts(resource)
     if not items and not texts and not patients:
         raise Refused("it holds no resource that is read (Patient, Observation, Condition …)", "send a FHIR Bundle")
-    return FhirRecord(patient, identifiers, items, texts, foreign)
+    return FhirRecord(patient, identifiers, items, texts, foreign, resources)
 
 
 def _urls(root: dict[str, Any], patient: dict[str, Any]) -> list[str]:

@@ -22,10 +22,11 @@ from knowledge.errors import NotFound, Refused, StorageFailed
 from knowledge.evidence import Frozen
 from knowledge.migrations import migrate
 from knowledge.records.model import Record, RecordItem, Report
-from knowledge.studies import audit, intake, store, tags
+from knowledge.studies import audit, intake, resources, store, tags
 from knowledge.studies.deidentify.vault import Vault
 from knowledge.studies.keeper import Ask, Conflict, Keeper
 from knowledge.studies.model import Patient, Study
+from knowledge.studies.resources import Kept
 from knowledge.studies.rows import hashes_of, report_of, series_row, studies_of, study_row, unnamed
 from knowledge.studies.settle import Settler, settle_old, undecodable
 from knowledge.studies.store import (
@@ -265,12 +266,13 @@ class Archive:
             settle_old(session, self.objects)
 
     def _tell_old(self) -> None:
-        """Read the attributes that others ask for, of what came before they were kept."""
+        """Read the attributes and resources that others ask for, of what came before they were kept."""
         with Session(self.engine) as session:
-            if not tags.untold(session):
-                return
-        with self._write() as session:
-            tags.fill(session, self.objects)
+            series, bundles = tags.untold(session), resources.untold(session, self.objects)
+        if series or bundles:
+            with self._write() as session:
+                tags.fill(session, self.objects, series)
+                resources.fill(session, self.objects, bundles)
 
     def assign(self, study_id: str, patient_id: str, by: str = "local") -> Study:
         """Say whose a study is that came without a patient. Raises Refused where its files name one."""
@@ -439,6 +441,16 @@ class Archive:
             if row is None:
                 raise NotFound(f"there is no report {report_id}", "list the patient's records")
             return report_of(row)
+
+    def kept_resources(self, kind: str, patient_id: str | None = None) -> list[Kept]:
+        """FHIR resources of a type as they came, those changed last first."""
+        with Session(self.engine) as session:
+            return resources.kept(session, kind, patient_id)
+
+    def kept_resource(self, kind: str, own: str) -> Kept | None:
+        """One FHIR resource as it came."""
+        with Session(self.engine) as session:
+            return resources.one(session, kind, own)
 
     def items(self, patient_id: str) -> list[RecordItem]:
         """The patient's structured values, newest first."""

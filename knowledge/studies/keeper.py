@@ -15,7 +15,7 @@ from knowledge.database import batches
 from knowledge.evidence import Frozen
 from knowledge.records.fhir import FhirRecord
 from knowledge.records.model import Record, RecordItem
-from knowledge.studies import dicom, intake, tags
+from knowledge.studies import dicom, intake, resources, tags
 from knowledge.studies.model import Patient
 from knowledge.studies.store import COPY, BundleRow, InstanceRow, ItemRow, Objects, PatientRow, ReportRow, SeriesRow, StudyRow
 
@@ -234,6 +234,8 @@ class Keeper:
             self.session.flush()
         for bundle in self.session.scalars(select(BundleRow).where(BundleRow.patient_id == made.id)):
             bundle.patient_id = owner
+        for resource in self.session.scalars(select(resources.ResourceRow).where(resources.ResourceRow.patient_id == made.id)):
+            resource.patient_id = owner
         for item in self.session.scalars(select(ItemRow).where(ItemRow.patient_id == made.id)):
             item.patient_id, item.data = owner, {**item.data, "patient_id": owner}
         self.session.flush()
@@ -268,18 +270,22 @@ class Keeper:
         patient_id = self.person(
             one.name, record.patient.model_copy(update={"id": owner}), made=not record.patient.id and not self.named
         )
-        bundle_id = self._keep_items(patient_id, one.name, one.sha256, record.items, None)
+        changed = resources.keep(self.session, patient_id, short("rc", patient_id, one.sha256), record.resources)
+        bundle_id = self._keep_items(patient_id, one.name, one.sha256, record.items, None, changed)
         for title, date, text in record.texts:
             self._keep_text(one, patient_id, title, date, text, "")
         self.records[bundle_id] = Record(id=bundle_id, kind="fhir", title=one.name, date=None, patient_id=patient_id,
                                          items=len(record.items))  # fmt: skip
 
-    def _keep_items(self, patient_id: str, title: str, sha: str, items: list[RecordItem], study_id: str | None) -> str:
+    def _keep_items(self, patient_id: str, title: str, sha: str, items: list[RecordItem], study_id: str | None,
+                    changed: bool = False) -> str:  # fmt: skip
         bundle_id = short("rc", patient_id, sha)
-        if self.session.get(BundleRow, bundle_id) is None:
+        known = self.session.get(BundleRow, bundle_id) is not None
+        if not known:
             self.session.add(BundleRow(id=bundle_id, patient_id=patient_id, study_id=study_id, title=title, sha256=sha, items=len(items),
                                        note=""))  # fmt: skip
             self.session.flush()
+        if changed or not known:
             made = {i: item.model_copy(update={"patient_id": patient_id, "id": i}) for item in items
                     if (i := short("ri", patient_id, item.id))}  # fmt: skip
             for some in batches(list(made)):

@@ -145,12 +145,12 @@ def untold(session: Session) -> Sequence[tuple[str, str]]:
     return [(study, uid) for study, uid in session.execute(query)]
 
 
-def fill(session: Session, objects: Objects) -> int:
-    """Read the attributes of DICOM series that came before they were kept; how many series."""
+def fill(session: Session, objects: Objects, series: Sequence[tuple[str, str]]) -> int:
+    """Read the attributes of DICOM series (those `untold`); how many could be read."""
     from knowledge.studies.dicom import read_instance
 
     count = 0
-    for study_id, uid in untold(session):
+    for study_id, uid in series:
         mine = select(InstanceRow.sha256).where(InstanceRow.study_id == study_id, InstanceRow.series_uid == uid).limit(1)
         try:
             instance = read_instance(objects.get(session.scalars(mine).one()))

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from serving.access.grants import Grant
 from serving.errors import Problem
 from serving.house import House
 
@@ -14,16 +15,22 @@ async def house_of(request: Request) -> House:
     return house
 
 
-async def caller(request: Request) -> str:
-    """The name of the caller's key. Raises 401 without one that is known."""
+async def granted(request: Request) -> Grant:
+    """Who calls, and what they may. Raises 401 without a key that is known."""
     house: House = request.app.state.house
-    if house.settings.no_auth:
-        return "anyone on loopback"
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    name = house.keys.admits(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None
+    secret = secret.strip() if scheme.lower() == "bearer" else ""
+    if house.settings.no_auth:
+        return Grant("anyone on loopback")
+    name = house.keys.admits(secret) if secret else None
     if name is None:
         raise Problem(401, "Unauthorized", "a key is needed", "send Authorization: Bearer KEY; the chat link holds one")
-    return name
+    return Grant(name)
+
+
+async def caller(grant: Annotated[Grant, Depends(granted)]) -> str:
+    """The name of the caller's key. Raises 401 without one that is known."""
+    return grant.name
 
 
 HouseDep = Annotated[House, Depends(house_of)]

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from knowledge.errors import Refused
-from knowledge.evidence import Fact, ImageRef, Kind
+from knowledge.evidence import ImageRef, Kind
 from knowledge.reporting.drafts import Draft
 from knowledge.reporting.templates import PARTS
 from knowledge.studies.model import Patient, Study
 from knowledge.studies.wado import written
+from tools.export import fhir
 from tools.reporting.phrases import phrase
 
 
@@ -105,11 +106,13 @@ _LOINC = {"MR": ("18755-9", "MR study report"), "CT": ("18747-6", "CT study repo
 def as_fhir(draft: Draft, patient: Patient, study: Study | None) -> dict[str, Any]:
     """FHIR R4 DiagnosticReport: `preliminary` until signed, then `final`; measurements are contained Observations, the PDF is its form."""
     code, display = _LOINC.get((draft.modality or "").split("/")[0], ("18748-4", "Diagnostic imaging study"))
-    observations = [o for n, f in enumerate(draft.facts) if (o := _observation(f, n, draft, patient)) is not None]
     signed = draft.signature
+    status = "final" if signed else "preliminary"
+    observations = [fhir.measured(f, f"m{n}", patient.id, status, study, linked=False) for n, f in enumerate(draft.facts)
+                    if f.kind is Kind.MEASUREMENT and isinstance(f.source, ImageRef)]  # fmt: skip
     conclusion = "\n".join(s.text for s in draft.part("IMPRESSION"))
     return {
-        "resourceType": "DiagnosticReport", "id": draft.id.replace("_", "-"), "status": "final" if signed else "preliminary",
+        "resourceType": "DiagnosticReport", "id": draft.id.replace("_", "-"), "status": status,
         "language": draft.language,
         "text": {"status": "generated", "div": _narrative(draft)},
         "contained": observations,
@@ -124,6 +127,7 @@ def as_fhir(draft: Draft, patient: Patient, study: Study | None) -> dict[str, An
            if study is not None and study.study_instance_uid else {}),
         "result": [{"reference": f"#{o['id']}"} for o in observations],
         **({"conclusion": conclusion} if conclusion else {}),
+        **({"conclusionCode": codes} if (codes := fhir.conclusions(draft)) else {}),
         "presentedForm": [{"contentType": "application/pdf", "language": draft.language, "title": f"{draft.title}. {banner(draft)}",
                            "data": base64.b64encode(as_pdf(draft, patient, study)).decode()}],
     }  # fmt: skip
@@ -134,21 +138,6 @@ def _narrative(draft: Draft) -> str:
 
     body = "".join(f"<h3>{escape(n)}</h3>" + "".join(f"<p>{escape(line)}</p>" for line in lines) for n, lines in _sections(draft))
     return f'<div xmlns="http://www.w3.org/1999/xhtml"><p>{escape(banner(draft))}</p>{body}</div>'
-
-
-def _observation(fact: Fact, number: int, draft: Draft, patient: Patient) -> dict[str, Any] | None:
-    if fact.kind is not Kind.MEASUREMENT or not isinstance(fact.source, ImageRef):
-        return None
-    coding = [fact.code.model_dump()] if fact.code else []
-    return {
-        "resourceType": "Observation", "id": f"m{number}", "status": "final" if draft.signature else "preliminary",
-        "category": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "imaging"}]}],
-        "code": {**({"coding": coding} if coding else {}), "text": fact.title}, "subject": {"identifier": {"value": patient.id}},
-        **({"effectiveDateTime": draft.study_date} if draft.study_date else {}),
-        "valueQuantity": {"value": fact.value, "unit": fact.unit, "system": "http://unitsofmeasure.org", "code": fact.unit},
-        "method": {"text": f"{fact.source.model} {fact.source.model_version}"},
-        "derivedFrom": [{"identifier": {"system": "urn:dicom:uid", "value": f"urn:oid:{fact.source.series_uid}"}}],
-    }  # fmt: skip
 
 
 def as_sr(draft: Draft, patient: Patient, study: Study | None) -> bytes:
