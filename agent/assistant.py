@@ -36,7 +36,7 @@ from knowledge.studies.archive import Archive
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import Incoming
 from tools.base import Bench, Missing, Resources
-from tools.registry import tool_types, tools_for
+from tools.registry import tools_for, types_for
 from tools.urgent import urgent
 
 MAX_QUESTION = 8_000
@@ -344,7 +344,7 @@ class Assistant:
             provenance=Provenance(
                 planner=self._fallback[1] if turn.fell_back and self._fallback else self.planner_ref, prompts=identity(),
                 corpus=self.resources.guidelines.version, software=SOFTWARE,
-                tools={n: t.card.version for n, t in tool_types().items() if n in {s.tool for s in steps}},
+                tools={n: t.card.version for n, t in types_for(self.resources).items() if n in {s.tool for s in steps}},
             ),
         )  # fmt: skip
 

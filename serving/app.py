@@ -13,6 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import errors, house
@@ -25,6 +26,7 @@ from serving.api import (
     followups,
     guidelines,
     health,
+    mcp,
     openai,
     studies,
     teaching,
@@ -55,13 +57,18 @@ def create_app(settings: Settings) -> FastAPI:
     async def life(app: FastAPI) -> AsyncIterator[None]:
         app.state.house = await asyncio.to_thread(house.build, settings)
         node = _dicom_node(app.state.house)
-        async with app.state.house.assistant:
+        async with app.state.house.assistant, door.running():
             warming = asyncio.create_task(asyncio.to_thread(app.state.house.warm))
             yield
             await asyncio.wait([warming], timeout=10)
         if node is not None:
             node.stop()
 
+    def housed() -> house.House:
+        held: house.House = app.state.house
+        return held
+
+    door = mcp.Door(housed, settings)
     app = FastAPI(title="Consilium", version="0.1.0", description=DESCRIPTION, lifespan=life, docs_url=None, redoc_url=None)
     app.state.registry = CollectorRegistry()
     _measure(app, settings)
@@ -87,6 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
     def page() -> FileResponse:
         return FileResponse(WEB / "index.html")
 
+    app.router.routes.append(Route("/mcp", door, name="mcp", include_in_schema=False))
     app.mount("/web", StaticFiles(directory=WEB), name="web")
     return app
 

@@ -501,6 +501,18 @@ def doctor(data: Data = None) -> None:
     raise typer.Exit(1 if bad else 0)
 
 
+@app.command("mcp")
+def mcp_(
+    data: Data = None, patient: Annotated[str | None, typer.Option(help="The one patient whose case may be seen.")] = None
+) -> None:
+    """Serve the tools and `ask` over MCP on standard input and output."""
+    import asyncio
+
+    from serving.api.mcp import over_stdio
+
+    asyncio.run(over_stdio(_house(data=data), patient))
+
+
 @app.command()
 def openapi() -> None:
     """The API's schema."""

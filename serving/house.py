@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.answer import PlannerRef
 from agent.assistant import Assistant
+from agent.guard import reads_like_an_order
 from agent.memory import Memory, now
 from agent.pictures import MOST as MOST_SHOWN
 from agent.planner.able import Able
@@ -31,7 +32,7 @@ from knowledge.studies.volumes import InPlace
 from knowledge.teaching.sessions import TeachingStore
 from serving.access.keys import KeyRing
 from serving.settings import Settings
-from tools.base import HouseStyle, Resources, Vision
+from tools.base import CaseTool, HouseStyle, Resources, Vision
 from tools.models.catalogue import IN_THE_BOX, Catalogue
 
 if TYPE_CHECKING:
@@ -193,6 +194,15 @@ def archive_of(settings: Settings) -> Archive:
     return Archive(root, settings.database_url, OnImport(options_of(settings.deidentify_on_import), Vault(root / "vault")))
 
 
+def joined_of(settings: Settings) -> tuple[type[CaseTool], ...]:
+    """Tools of the MCP servers that the settings name."""
+    if not settings.mcp_servers:
+        return ()
+    from tools.mcp import joined
+
+    return tuple(joined(settings.mcp_servers, reads_like_an_order))
+
+
 def build(settings: Settings) -> House:
     """The house for these settings; nothing heavy is loaded yet."""
     data = settings.data
@@ -209,7 +219,7 @@ def build(settings: Settings) -> House:
     resources = Resources(catalogue, guidelines, embedder, RecordSearch(embedder),
                           vision, RuleBook(data / "rules"), DraftStore(settings.database_url or data / "drafts.db"),
                           TeachingStore(settings.database_url or data / "teaching.db"),
-                          HouseStyle(settings.report_templates or data / "templates", settings.report_language, settings.report_style))  # fmt: skip
+                          HouseStyle(settings.report_templates or data / "templates", settings.report_language, settings.report_style), joined_of(settings))  # fmt: skip
     memory = Memory(settings.conversations_url or data / "conversations.db")
     builtin = (BuiltinPlanner.of(embedder), PlannerRef(kind="builtin", model=NAME))
     assistant = Assistant(archive, resources, memory, model, ref, settings.conversations_url or data / "checkpoints.db",

@@ -77,6 +77,10 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='Application entities that may call, and where they listen: {"PACS": "10.0.0.7:104"}. Others are turned away.',
     )
+    mcp_servers: dict[str, str | list[str]] = Field(
+        default_factory=dict,
+        description='MCP servers whose tools join: {"lab": "http://127.0.0.1:9000/mcp"}, or a command: {"lab": ["python", "server.py"]}.',
+    )
     no_auth: bool = Field(False, description="Let everyone in; only on loopback.")
     deidentify_on_import: Literal["off", "basic", "research"] = Field(
         "off", description="De-identify DICOM before anything of it is kept (PS3.15 profile); nothing else is then taken in."

@@ -143,6 +143,8 @@ class Resources:
     drafts: DraftStore = field(default_factory=DraftStore)
     teaching: TeachingStore = field(default_factory=TeachingStore)
     house_style: HouseStyle = field(default_factory=HouseStyle)
+    joined: tuple[type["CaseTool"], ...] = ()
+    """Tools of servers that the settings name."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from functools import cache
 from importlib.metadata import entry_points
 
-from tools.base import Bench, CaseTool
+from tools.base import Bench, CaseTool, Resources
 from tools.classify import Classify
 from tools.compare import CompareStudies
 from tools.detect import Detect
@@ -39,7 +39,12 @@ def tool_types() -> dict[str, type[CaseTool]]:
     return found
 
 
+def types_for(resources: Resources) -> dict[str, type[CaseTool]]:
+    """Every tool by name, those of joined servers too; they can't take the name of another."""
+    return {**{t.model_fields["name"].default: t for t in resources.joined}, **tool_types()}
+
+
 def tools_for(bench: Bench) -> list[CaseTool]:
     """Every tool bound to the case of `bench`; without a case only those that need none, and `look` only with a model that can see."""
-    fitting = [t for t in tool_types().values() if bench.case is not None or not t.needs.case]
+    fitting = [t for t in types_for(bench.resources).values() if bench.case is not None or not t.needs.case]
     return [t.bound(bench) for t in fitting if t is not Look or bench.resources.vision is not None]

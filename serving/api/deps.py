@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.datastructures import Headers
 
 from serving.access.grants import Grant
 from serving.errors import Problem
@@ -15,10 +16,9 @@ async def house_of(request: Request) -> House:
     return house
 
 
-async def granted(request: Request) -> Grant:
+def grant_of(house: House, headers: Headers) -> Grant:
     """Who calls, and what they may. Raises 401 without a key that is known."""
-    house: House = request.app.state.house
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
     secret = secret.strip() if scheme.lower() == "bearer" else ""
     if house.settings.no_auth:
         return Grant("anyone on loopback")
@@ -26,6 +26,11 @@ async def granted(request: Request) -> Grant:
     if name is None:
         raise Problem(401, "Unauthorized", "a key is needed", "send Authorization: Bearer KEY; the chat link holds one")
     return Grant(name)
+
+
+async def granted(request: Request) -> Grant:
+    """Who calls, and what they may. Raises 401 without a key that is known."""
+    return grant_of(request.app.state.house, request.headers)
 
 
 async def caller(grant: Annotated[Grant, Depends(granted)]) -> str:

@@ -16,9 +16,9 @@ from knowledge.errors import NotFound
 from knowledge.evidence import Evidence, Frozen
 from serving.api.deps import Caller, HouseDep
 from serving.house import House
-from tools.base import Bench, CaseTool, Effect, Made, Missing
+from tools.base import Bench, CaseTool, Effect, Made, Missing, Progress
 from tools.errors import ToolError, TryAgain
-from tools.registry import tool_types
+from tools.registry import types_for
 from tools.rules import inputs_of
 
 router = APIRouter(tags=["tools"])
@@ -48,12 +48,12 @@ class Ran(Frozen):
 
 @router.get("/v1/tools", operation_id="list_tools", summary="Every tool with its schema and card")
 def list_tools(house: HouseDep, who: Caller) -> list[dict[str, Any]]:
-    return [_described(house, t) for t in tool_types().values()]
+    return [_described(house, t) for t in types_for(house.resources).values()]
 
 
 @router.get("/v1/tools/{name}", operation_id="show_tool", summary="One tool")
 def show_tool(house: HouseDep, who: Caller, name: str) -> dict[str, Any]:
-    return _described(house, _type(name))
+    return _described(house, type_of(house, name))
 
 
 def _described(house: House, chosen: type[CaseTool]) -> dict[str, Any]:
@@ -62,32 +62,34 @@ def _described(house: House, chosen: type[CaseTool]) -> dict[str, Any]:
     return {**told, "rules": {n: inputs_of(r) for n, r in house.resources.rules.rules.items()}} if "rules" in told else told
 
 
-def _type(name: str) -> type[CaseTool]:
-    if name not in tool_types():
-        raise NotFound(f"there is no tool {name!r}", f"the tools are {sorted(tool_types())}")
-    return tool_types()[name]
+def type_of(house: House, name: str) -> type[CaseTool]:
+    known = types_for(house.resources)
+    if name not in known:
+        raise NotFound(f"there is no tool {name!r}", f"the tools are {sorted(known)}")
+    return known[name]
 
 
 @router.post("/v1/tools/{name}", operation_id="run_tool", summary="Run one tool on a case")
 async def run_tool(house: HouseDep, who: Caller, name: str, request: RunRequest, http: Request) -> Ran:
     """`status` as in a plan; arguments that don't fit are a 422. A client that goes away stops the model that runs for it."""
     stop = threading.Event()
-    running = asyncio.ensure_future(run_in_threadpool(_run, house, name, request, stop))
+    running = asyncio.ensure_future(run_in_threadpool(run, house, name, request, stop))
     while not (await asyncio.wait([running], timeout=0.2))[0]:
         if await http.is_disconnected():
             stop.set()
     return await running
 
 
-def _run(house: HouseDep, name: str, request: RunRequest, stop: threading.Event) -> Ran:
-    chosen = _type(name)
+def run(house: House, name: str, request: RunRequest, stop: threading.Event, progress: Progress | None = None) -> Ran:
+    """Run a tool on the case that the request names; `stop` once set, it ends with Cancelled. Raises TryAgain and KnowledgeErrors."""
+    chosen = type_of(house, name)
     if chosen.effect is Effect.WRITE and not request.confirmed:
         return Ran(status="refused", text="The tool changes something. Send confirmed: true once a person has agreed.", evidence=[], missing=[],
                    seconds=0.0)  # fmt: skip
     case: Case | None = None
     if request.study_ids or request.patient_id:
         case = open_case(house.archive, request.patient_id, request.study_ids)
-    tool = chosen.bound(Bench(house.resources, case, cancelled=stop.is_set))
+    tool = chosen.bound(Bench(house.resources, case, progress or (lambda done, total: None), stop.is_set))
     started = time.perf_counter()
     try:
         reply = tool.reply(request.arguments)
