@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from knowledge.evidence import Fact, Kind, RecordRef
 from tools.base import Card, CaseTool, Cost, Effect, Needs, Reply
-from tools.errors import Cancelled, Failed, TryAgain
+from tools.errors import Cancelled, Failed, ToolError, TryAgain
 
 log = logging.getLogger("consilium.tools.mcp")
 SECONDS = 30.0
@@ -123,30 +123,28 @@ def _cleaned(node: Any, suspicious: Callable[[str], bool]) -> Any:
 
 def _answered(tool: CaseTool, server_name: str, server: Server, name: str, arguments: dict[str, Any]) -> Reply:
     async def call() -> Any:
+        """The result, or the error that ends the call: one that is raised in here comes out wrapped in the client's own."""
         async with _client(server) as client:
             calling = asyncio.ensure_future(client.call_tool(name, arguments, progress_callback=told))
             until = asyncio.get_running_loop().time() + SECONDS
-            while True:
-                if tool.bench.cancelled():
-                    calling.cancel()
-                    raise Cancelled("it was stopped", "ask again")
+            while not tool.bench.cancelled() and asyncio.get_running_loop().time() < until:
                 if (await asyncio.wait([calling], timeout=0.2))[0]:
-                    break
-                if asyncio.get_running_loop().time() > until:
-                    calling.cancel()
-                    raise Failed(f"the server {server_name} didn't answer within {SECONDS:g} s", "try again later")
-            return calling.result()
+                    return calling.result()
+            calling.cancel()
+        if tool.bench.cancelled():
+            return Cancelled("it was stopped", "ask again")
+        return Failed(f"the server {server_name} didn't answer within {SECONDS:g} s", "try again later")
 
     async def told(progress: float, total: float | None, message: str | None) -> None:
         tool.bench.progress(int(progress), int(total or 0))
 
     try:
         result = asyncio.run(call())
-    except (Cancelled, Failed):
-        raise
     except Exception as error:
         log.warning("the MCP server %s failed with %s", server_name, type(error).__name__)
         raise Failed(f"the server {server_name} can't be reached or failed", "see whether it runs") from error
+    if isinstance(result, ToolError):
+        raise result
     text = "\n".join(c.text for c in result.content if getattr(c, "type", "") == "text")[:MOST_TEXT]
     if result.is_error:
         raise TryAgain(f"{name} refused: {text[:300]}", "mend the arguments")
