@@ -28,6 +28,7 @@ from serving.api import (
     health,
     mcp,
     openai,
+    smart,
     studies,
     teaching,
     tools,
@@ -86,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
         guidelines,
         openai,
         dicomweb,
+        smart,
     ):
         app.include_router(module.router, responses=errors.DOCUMENTED)
     app.include_router(fhir.router)
@@ -134,6 +136,8 @@ class _Outer:
     def __init__(self, app: ASGIApp, limit: int, told: Callable[[Scope, int, float], None]) -> None:
         self.app, self.limit, self.told = app, limit, told
         self.headers = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
+        self.plain = [(k, v) for k, v in self.headers if k != b"content-security-policy"]
+        """Of the page that lets an app in: it has a policy of its own, without script and with the form's target."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -145,9 +149,10 @@ class _Outer:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = {k for k, _ in self.headers}
+                headers = self.plain if scope["path"] == "/auth/authorize" else self.headers
+                own = {k for k, _ in headers}
                 kept = [(k, v) for k, v in message.get("headers", []) if k.lower() not in own]
-                message = {**message, "headers": [*kept, *self.headers]}
+                message = {**message, "headers": [*kept, *headers]}
                 self.told(scope, status, started)
             await send(message)
 

@@ -31,6 +31,7 @@ from knowledge.studies.volume import Volume
 from knowledge.studies.volumes import InPlace
 from knowledge.teaching.sessions import TeachingStore
 from serving.access.keys import KeyRing
+from serving.access.tokens import TokenStore
 from serving.settings import Settings
 from tools.base import CaseTool, HouseStyle, Resources, Vision
 from tools.models.catalogue import IN_THE_BOX, Catalogue
@@ -123,6 +124,7 @@ class House:
     assistant: Assistant
     viewer: Viewer
     adder: Adder
+    tokens: TokenStore
     started: str = field(default_factory=now)
 
     def add_guidelines(
@@ -227,4 +229,5 @@ def build(settings: Settings) -> House:
                           seconds=settings.answer_timeout_s, chooses=settings.llm_chooses)  # fmt: skip
     viewer = Viewer(archive)
     archive.watchers.append(viewer.forget)
-    return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, viewer, Adder(guidelines))
+    return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, viewer, Adder(guidelines),
+                 TokenStore(settings.conversations_url or data / "access" / "tokens.db"))  # fmt: skip

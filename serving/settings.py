@@ -8,6 +8,8 @@ from platformdirs import user_data_path
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from serving.access.clients import EhrServer, SmartClient
+
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -76,6 +78,12 @@ class Settings(BaseSettings):
     dimse_peers: dict[str, str] = Field(
         default_factory=dict,
         description='Application entities that may call, and where they listen: {"PACS": "10.0.0.7:104"}. Others are turned away.',
+    )
+    smart_clients: dict[str, SmartClient] = Field(
+        default_factory=dict, description="Apps and backend services that may get tokens for /fhir (SMART), by client_id."
+    )
+    ehr_servers: dict[str, EhrServer] = Field(
+        default_factory=dict, description="FHIR servers of EHRs by their base URL: they may launch our page, and be read."
     )
     mcp_servers: dict[str, str | list[str]] = Field(
         default_factory=dict,

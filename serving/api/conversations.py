@@ -16,6 +16,7 @@ from agent.run import Event
 from agent.suggest import suggestions
 from knowledge.case import Handle
 from knowledge.evidence import Frozen
+from serving import ehr
 from serving.api.deps import Caller, HouseDep
 from serving.errors import Problem, problem
 from serving.exported import FORMS
@@ -37,6 +38,8 @@ class Opened(Frozen):
 
     id: str
     handles: list[Handle]
+    notes: list[str] = []
+    """What could not be brought in (the EHR's record, say)."""
 
 
 class Place(BaseModel):
@@ -100,7 +103,8 @@ class Feedback(BaseModel):
 def open_conversation(house: HouseDep, who: Caller, request: OpenRequest) -> Opened:
     """409 for studies of two patients. With neither, the conversation is about guidelines alone."""
     conversation = house.assistant.open(request.patient_id, request.study_ids)
-    return Opened(id=conversation.id, handles=_handles(house, conversation))
+    trouble = ehr.refresh(house, conversation.patient_id) if conversation.patient_id and house.settings.ehr_servers else None
+    return Opened(id=conversation.id, handles=_handles(house, conversation), notes=[trouble] if trouble else [])
 
 
 def _handles(house: House, conversation: Conversation) -> list[Handle]:

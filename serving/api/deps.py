@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 
+from serving.access.bounds import hold
 from serving.access.grants import Grant
 from serving.errors import Problem
 from serving.house import House
@@ -23,9 +24,12 @@ def grant_of(house: House, headers: Headers) -> Grant:
     if house.settings.no_auth:
         return Grant("anyone on loopback")
     name = house.keys.admits(secret) if secret else None
-    if name is None:
+    if name is not None:
+        return Grant(name)
+    token = house.tokens.admits(secret) if secret.startswith("ct_") else None
+    if token is None:
         raise Problem(401, "Unauthorized", "a key is needed", "send Authorization: Bearer KEY; the chat link holds one")
-    return Grant(name)
+    return token
 
 
 async def granted(request: Request) -> Grant:
@@ -33,10 +37,12 @@ async def granted(request: Request) -> Grant:
     return grant_of(request.app.state.house, request.headers)
 
 
-async def caller(grant: Annotated[Grant, Depends(granted)]) -> str:
-    """The name of the caller's key. Raises 401 without one that is known."""
+async def caller(request: Request, grant: Annotated[Grant, Depends(granted)]) -> str:
+    """The name of the caller's key. Raises 401 without one that is known, and holds a token for one patient to that patient."""
+    await hold(request.app.state.house, request, grant)
     return grant.name
 
 
 HouseDep = Annotated[House, Depends(house_of)]
 Caller = Annotated[str, Depends(caller)]
+Granted = Annotated[Grant, Depends(granted)]

@@ -20,6 +20,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from agent.answer import Answer
+from serving.access.bounds import CHAT
 from serving.access.grants import Grant
 from serving.api.deps import grant_of
 from serving.api.tools import Ran, RunRequest, run, type_of
@@ -284,7 +285,9 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            scope["consilium.grant"] = grant_of(self._house(), Headers(scope=scope))
+            grant = scope["consilium.grant"] = grant_of(self._house(), Headers(scope=scope))
+            if grant.scopes is not None and (CHAT not in grant.scopes or grant.patient is None):
+                raise Problem(403, "Scope", f"the token's scopes lack {CHAT}", "ask for it, for one patient")
         except Problem as refusal:
             await answered(problem(refusal))(scope, receive, send)
             return

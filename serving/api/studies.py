@@ -29,7 +29,7 @@ from knowledge.studies.export import options_of, write_zip
 from knowledge.studies.frames import thinned
 from knowledge.studies.model import Series, Study
 from knowledge.studies.unpack import Incoming, from_stream, opened_again
-from serving.api.deps import Caller, HouseDep
+from serving.api.deps import Caller, Granted, HouseDep
 from serving.errors import Problem
 from serving.house import House
 from tools.export.seg import as_seg, bundle_of
@@ -131,7 +131,8 @@ _STUDIES = TypeAdapter(list[Study])
 
 @router.get("/v1/studies", operation_id="list_studies_of_archive", summary="List studies", response_model=list[Study])
 def list_studies(
-    house: HouseDep, who: Caller, patient_id: str | None = None, modality: Annotated[str | None, Query(max_length=16)] = None,
+    house: HouseDep, who: Caller, grant: Granted, patient_id: str | None = None,
+    modality: Annotated[str | None, Query(max_length=16)] = None,
     since: Annotated[date | None, Query(description="First study date.")] = None,
     until: Annotated[date | None, Query(description="Last study date.")] = None,
     limit: Annotated[int | None, Query(ge=1, le=1000, description="Left out: 50 of all patients, 1000 of one.")] = None,
@@ -139,6 +140,7 @@ def list_studies(
 ) -> Response:  # fmt: skip
     """Studies of a patient in their order, or of all patients, newest first; `X-Next-Offset` says where the next page starts."""
     first, last = (d.isoformat() if d else None for d in (since, until))
+    patient_id = grant.patient or patient_id
     page = limit or (1000 if patient_id else 50)
     found = house.archive.studies(patient_id, modality, first, last, page + 1, offset)
     headers = {"X-Next-Offset": str(offset + page)} if len(found) > page else None
@@ -301,8 +303,8 @@ def volume_nifti(
 
 
 @router.get("/v1/patients", operation_id="list_patients", summary="Patients of the archive")
-def list_patients(house: HouseDep, who: Caller) -> list[str]:
-    return house.archive.patient_ids()
+def list_patients(house: HouseDep, who: Caller, grant: Granted) -> list[str]:
+    return [grant.patient] if grant.patient else house.archive.patient_ids()
 
 
 @router.get("/v1/patients/{patient_id}/timeline", operation_id="timeline", summary="Studies, reports and records in time")

@@ -101,7 +101,7 @@ for (const name of ['dragover', 'dragleave', 'drop']) {
 render(html`<${App} />`, document.getElementById('app'));
 guarded(async () => {
   ready.value = await fetch('/readyz').then((r) => r.json());
-  await refresh(...last());
+  await refresh(...(wanted.patient ? [wanted.patient] : last()));
   effect(remember);
   if (wanted.conversation) await resume(wanted.conversation);
   if (wanted.evidence) await openById(wanted.evidence);

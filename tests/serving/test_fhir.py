@@ -180,7 +180,8 @@ def transaction(value: float = 1.2, **patient: Any) -> dict[str, Any]:
         **patient,
     }
     measured = {"resourceType": "Observation", "status": "final", "code": {"coding": [{"system": "http://loinc.org", "code": "2160-0"}], "text": "Creatinine"},
-                "subject": {"reference": "urn:uuid:1"}, "valueQuantity": {"value": value, "unit": "mg/dL"}, "effectiveDateTime": "2026-11-01"}  # fmt: skip
+                "subject": {"reference": "urn:uuid:1"}, "valueQuantity": {"value": value, "unit": "mg/dL"}, "effectiveDateTime": "2026-11-01",
+                "category": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/observation-category", "code": "laboratory"}]}]}  # fmt: skip
     condition = {"identifier": f"{MRN['system']}|{MRN['value']}"}
     return {"resourceType": "Bundle", "type": "transaction", "entry": [
         {"fullUrl": "urn:uuid:1", "resource": who, "request": {"method": "POST", "url": "Patient", "ifNoneExist": "&".join(f"{k}={v}" for k, v in condition.items())}},

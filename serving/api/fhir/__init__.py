@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse
 
 from knowledge.errors import NotFound
 from serving.access.grants import Grant
-from serving.api.deps import HouseDep, granted
+from serving.api.deps import Granted, HouseDep
 from serving.api.fhir.bulk import DEFAULT, exports_of
 from serving.api.fhir.capability import statement
 from serving.api.fhir.common import MEDIA, answer, base_of, check_accept
@@ -26,7 +26,6 @@ RESOURCE: dict[str, Any] = {"content": {MEDIA: {"schema": {"type": "object"}}}}
 router = APIRouter(prefix="/fhir", tags=["fhir"], responses=dict.fromkeys((400, 401, 403, 404, 405, 406, 409, 412, 413, 415, 422, 429, 500), OUTCOME),
                    default_response_class=Response, dependencies=[Depends(check_accept)])  # fmt: skip
 MOST_BYTES = 64 * 2**20
-Granted = Annotated[Grant, Depends(granted)]
 Kind = Annotated[str, Path(pattern="^[A-Z][A-Za-z]{2,60}$", description="A resource type.")]
 Own = Annotated[str, Path(pattern=r"^[A-Za-z0-9\-.]{1,64}$", description="A logical id.")]
 

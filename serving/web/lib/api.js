@@ -1,7 +1,7 @@
 // Talks to the server. The key comes in the link's fragment, which no server or log sees, and stays in this tab.
 const STORE = 'consilium.key';
 const fragment = new URLSearchParams(location.hash.slice(1));
-export const wanted = { evidence: fragment.get('evidence'), conversation: fragment.get('conversation') };
+export const wanted = { evidence: fragment.get('evidence'), conversation: fragment.get('conversation'), patient: fragment.get('patient') };
 if (fragment.get('key')) sessionStorage.setItem(STORE, fragment.get('key'));
 if (location.hash) history.replaceState(null, '', location.pathname);
 

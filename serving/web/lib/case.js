@@ -1,6 +1,6 @@
 // The patient, the case's parts in time, and the conversation about it.
 import { get, patch, post, remove, upload } from '/web/lib/api.js';
-import { alone, asking, conversation, drawer, editing, followUps, history, pane, patient, patients, place, studies, suggestions, timeline, turns, uploads } from '/web/lib/store.js';
+import { alone, asking, conversation, drawer, editing, followUps, history, pane, patient, patients, place, said, studies, suggestions, timeline, turns, uploads } from '/web/lib/store.js';
 import { spoken, t } from '/web/lib/words.js';
 import { show } from '/web/lib/viewer.js';
 
@@ -46,6 +46,7 @@ export async function begin(study = null) {
   const whose = patient.value;
   const opened = await post('/v1/conversations', study ? { study_ids: [study.id] } : { patient_id: whose });
   if (patient.value !== whose) return; // another case was chosen meanwhile
+  if (opened.notes?.length) said.value = { text: opened.notes.join(' '), calm: true };
   alone.value = study;
   [conversation.value, turns.value, suggestions.value, place.value, editing.value] = [opened.id, [], [], null, null];
   await suggest();
