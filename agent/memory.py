@@ -17,7 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from agent.answer import Answer
 from agent.errors import Unknown
 from knowledge.database import engine_of
-from knowledge.evidence import Evidence, Fact, Frozen
+from knowledge.evidence import Evidence, Fact, Frozen, Kind
 
 
 class Base(DeclarativeBase):
@@ -302,6 +302,15 @@ class Memory:
             if row is None:
                 raise Unknown(f"there is no evidence {full_id}", "use the href of an answer's evidence")
             return Evidence.model_validate(row.data), row.patient_id
+
+    def of_patient(self, patient_id: str, kind: Kind) -> list[Evidence]:
+        """Evidence of one kind about a patient, from every conversation and tool run, each fact once, in the order in which it came."""
+        with Session(self.engine) as session:
+            query = select(EvidenceRow).where(
+                EvidenceRow.patient_id == patient_id, EvidenceRow.data["kind"].as_string() == str(kind)
+            )
+            found = [Evidence.model_validate(r.data) for r in session.scalars(query)]
+        return list({_content(e): e for e in reversed(found)}.values())[::-1]
 
     def numbered(self, scope: str) -> list[Evidence]:
         """All evidence of a conversation or tool run, in order."""

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import errors, house
 from serving.api import (
+    cds_hooks,
     conversations,
     dicomweb,
     drafts,
@@ -88,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
         openai,
         dicomweb,
         smart,
+        cds_hooks,
     ):
         app.include_router(module.router, responses=errors.DOCUMENTED)
     app.include_router(fhir.router)

@@ -85,6 +85,13 @@ class Settings(BaseSettings):
     ehr_servers: dict[str, EhrServer] = Field(
         default_factory=dict, description="FHIR servers of EHRs by their base URL: they may launch our page, and be read."
     )
+    cds_clients: dict[str, Path] = Field(
+        default_factory=dict,
+        description="EHRs that call our CDS services: the iss of their JWTs, and a file with their public keys (jwks).",
+    )
+    cds_duplicate_days: int = Field(
+        30, ge=1, description="An order is told of as a duplicate where the same was imaged within these days."
+    )
     mcp_servers: dict[str, str | list[str]] = Field(
         default_factory=dict,
         description='MCP servers whose tools join: {"lab": "http://127.0.0.1:9000/mcp"}, or a command: {"lab": ["python", "server.py"]}.',

@@ -49,6 +49,11 @@ class FollowUp:
     """Handle of the examination that answers it."""
 
 
+def modalities_of(text: str) -> tuple[str, ...]:
+    """The imaging modalities that a text names, as DICOM writes them."""
+    return tuple(m for m, p in _MODALITIES.items() if re.search(p, text, re.I))
+
+
 def follow_ups(reports: Sequence[Report], studies: Sequence[Study], today: date) -> list[FollowUp]:
     """Every follow-up that the reports recommend, the most overdue first; undated reports are left out."""
     found = []
@@ -73,7 +78,7 @@ def _read(report: Report, sentence: Sentence, studies: Sequence[Study], today: d
     english = glossed(sentence.text, language_of(sentence.text)) if not sentence.text.isascii() else sentence.text
     both = f"{sentence.text} {english}"
     closing = sentence.part in ("IMPRESSION", "CONCLUSION", "RECOMMENDATION", "DIAGNOSIS")
-    modalities = tuple(m for m, p in _MODALITIES.items() if re.search(p, both, re.I))
+    modalities = modalities_of(both)
     span = interval_days(both)
     asks = read(sentence.text).recommends or bool(_FOLLOW.search(both)) or (closing and bool(modalities) and span is not None)
     denied = re.search(

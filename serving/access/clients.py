@@ -1,8 +1,6 @@
 """Others by their registration: apps and services that get tokens here, and EHRs whose apps we are (in consilium.toml, never by themselves)."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -22,13 +20,6 @@ class SmartClient(BaseModel):
         if any(not u.startswith(("https://", "http://127.0.0.1", "http://localhost")) or "#" in u for u in self.redirect_uris):
             raise ValueError("redirect_uris are https (or on loopback), without a fragment")
         return self
-
-    def public_keys(self) -> list[dict[str, Any]]:
-        """Its public keys. Raises OSError or ValueError where the file can't be read."""
-        if self.jwks is None:
-            return []
-        told = json.loads(self.jwks.read_text(encoding="utf-8"))
-        return [k for k in told["keys"] if isinstance(k, dict)]
 
 
 class EhrServer(BaseModel):
