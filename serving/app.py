@@ -40,6 +40,7 @@ from serving.settings import Settings
 
 if TYPE_CHECKING:
     from serving.dimse import Node
+    from serving.mllp import Listener
 
 WEB = Path(__file__).parent / "web"
 HEADERS = {
@@ -59,12 +60,15 @@ def create_app(settings: Settings) -> FastAPI:
     async def life(app: FastAPI) -> AsyncIterator[None]:
         app.state.house = await asyncio.to_thread(house.build, settings)
         node = _dicom_node(app.state.house)
+        listener = await _listener(app.state.house)
         async with app.state.house.assistant, door.running():
             warming = asyncio.create_task(asyncio.to_thread(app.state.house.warm))
             yield
             await asyncio.wait([warming], timeout=10)
         if node is not None:
             node.stop()
+        if listener is not None:
+            await listener.stop()
 
     def housed() -> house.House:
         held: house.House = app.state.house
@@ -101,6 +105,17 @@ def create_app(settings: Settings) -> FastAPI:
     app.router.routes.append(Route("/mcp", door, name="mcp", include_in_schema=False))
     app.mount("/web", StaticFiles(directory=WEB), name="web")
     return app
+
+
+async def _listener(of: house.House) -> "Listener | None":
+    """HL7 over MLLP, where the settings name a port."""
+    if of.settings.mllp_port is None:
+        return None
+    from serving.mllp import Listener
+
+    listener = Listener(of.archive, of.settings.mllp_allowed)
+    await listener.start(of.settings.host, of.settings.mllp_port)
+    return listener
 
 
 def _dicom_node(of: house.House) -> "Node | None":

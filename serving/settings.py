@@ -79,6 +79,13 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='Application entities that may call, and where they listen: {"PACS": "10.0.0.7:104"}. Others are turned away.',
     )
+    mllp_port: int | None = Field(None, ge=1, le=65535, description="Port for HL7 v2 over MLLP; left out: none.")
+    mllp_allowed: list[str] = Field(
+        default_factory=list, description="IP addresses that may send HL7 messages. Others are turned away."
+    )
+    mllp_send_to: dict[str, str] = Field(
+        default_factory=dict, description='Receivers of signed reports as HL7 ORU: {"HIS": "10.0.0.8:2575"}.'
+    )
     smart_clients: dict[str, SmartClient] = Field(
         default_factory=dict, description="Apps and backend services that may get tokens for /fhir (SMART), by client_id."
     )
@@ -110,6 +117,8 @@ class Settings(BaseSettings):
             raise ValueError('dimse_peers names application entities and where they listen: {"PACS": "10.0.0.7:104"}')
         if self.dimse_port and not self.dimse_peers:
             raise ValueError("dimse_port needs dimse_peers: nobody could call")
+        if self.mllp_port and not self.mllp_allowed:
+            raise ValueError("mllp_port needs mllp_allowed: nobody could send")
         if self.llm_url and not self.llm_model:
             raise ValueError("--llm-url needs --llm-model")
         return self

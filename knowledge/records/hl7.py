@@ -1,4 +1,4 @@
-"""Read HL7 v2 ORU^R01 messages: a report's text and its values, of one patient."""
+"""Read HL7 v2 messages of one patient: results (ORU), who the patient is (ADT), imaging orders (ORM, OMG, OMI)."""
 
 import hl7
 
@@ -18,8 +18,25 @@ def is_hl7(head: bytes) -> bool:
     return head.lstrip(b"\x0b\r\n \xef\xbb\xbf")[:4] in (b"MSH|", b"MSH^", b"MSH~")
 
 
+ORDERS = ("ORM", "OMG", "OMI")
+MERGES = ("A18", "A34", "A35", "A36", "A40", "A41", "A47")
+"""Events of ADT that make one patient of two: never done by a message."""
+
+
+class UnknownMessage(Refused):
+    """A message of a type or event that isn't taken. `event`: its type is."""
+
+    def __init__(self, message: str, hint: str, event: bool = False) -> None:
+        super().__init__(message, hint)
+        self.event = event
+
+
+class LacksField(Refused):
+    """A message without something that it needs."""
+
+
 def read_messages(data: bytes) -> list[FhirRecord]:
-    """One record for each ORU message in `data`. Raises Refused: no ORU, no patient, broken."""
+    """One record for each message in `data`. Raises Refused: not taken, no patient, broken."""
     text = _decoded(data).replace("\r\n", "\r").replace("\n", "\r")
     parts = ["MSH" + p.rstrip("\x1c\r\x0b ") + "\r" for p in text.split("MSH")[1:] if p[:1] in "|^~"]
     try:
@@ -47,13 +64,22 @@ def _at(segment: hl7.Segment, field: int, component: int = 1) -> str:
 
 def _record(message: hl7.Message) -> FhirRecord:
     head = message.segment("MSH")
-    if _at(head, 9, 1) != "ORU":
-        raise Refused(f"an HL7 message of type {_at(head, 9, 1) or 'unknown'} isn't read", "send ORU^R01 results")
+    kind, event = _at(head, 9, 1), _at(head, 9, 2)
+    if kind not in ("ORU", "ADT", *ORDERS):
+        raise UnknownMessage(f"an HL7 message of type {kind or 'unknown'} isn't read", "send ORU results, ADT or imaging orders")
+    if kind == "ADT" and event in MERGES:
+        raise UnknownMessage(
+            f"ADT^{event} makes one patient of two, which no message does here", "correct the archive's studies", event=True
+        )
     person = message.segment("PID")
     own = _at(person, 3, 1)
     if not own:
-        raise Refused("the message names no patient (PID-3)", "send it with the patient's identifier")
+        raise LacksField("the message names no patient (PID-3)", "send it with the patient's identifier")
     patient = Patient(id=own, birth_date=iso_date(_at(person, 7)), sex=_at(person, 8)[:1] or None)
+    if kind == "ADT":
+        return FhirRecord(patient, [own], [], [])
+    if kind in ORDERS:
+        return FhirRecord(patient, [own], _orders(message), [])
     items: list[RecordItem] = []
     texts: list[tuple[str, str | None, str]] = []
     title, day, lines = "Report", None, list[str]()
@@ -69,8 +95,27 @@ def _record(message: hl7.Message) -> FhirRecord:
             lines.append(_plain(message, _at(segment, 3)))
     _close(texts, title, day, lines)
     if not items and not texts:
-        raise Refused("the message holds no result (OBX)", "send ORU^R01 results")
+        raise LacksField("the message holds no result (OBX)", "send ORU^R01 results")
     return FhirRecord(patient, [own], items, texts)
+
+
+def _orders(message: hl7.Message) -> list[RecordItem]:
+    """Each ordered examination (OBR-4) as a value of the record."""
+    found = []
+    for number, segment in enumerate(message):
+        if str(segment[0]) != "OBR":
+            continue
+        code, words = _at(segment, 4, 1), _at(segment, 4, 2) or _at(segment, 4, 1)
+        day = iso_date(_at(segment, 27, 4) or _at(segment, 36) or _at(segment, 7) or _at(segment, 6))
+        placer = _at(segment, 2) or _at(segment, 3)
+        if words:
+            system = _at(segment, 4, 3)
+            codes = [Coding(system=_SYSTEMS.get(system, system), code=code, display=words)] if code else []
+            found.append(RecordItem(id=item_id("order", placer, code, words, day or ""), patient_id="", resource=f"OBR/{placer or number}", path="OBR-4",
+                                    name=f"Order: {words}", codes=codes, value=words, date=day, status="ordered", category="order"))  # fmt: skip
+    if not found:
+        raise LacksField("the order names no examination (OBR-4)", "send it with OBR-4")
+    return found
 
 
 def _close(texts: list[tuple[str, str | None, str]], title: str, day: str | None, lines: list[str]) -> None:

@@ -265,7 +265,7 @@ def test_an_hl7_result_is_a_report_and_values(archive: Archive) -> None:
     (item,) = archive.items("12345")
     assert (item.name, item.value, item.unit, item.date) == ("Creatinine", 0.9, "mg/dL", "2024-02-28")
     assert archive.patient("12345").birth_date == "1960-01-01"
-    assert "ADT" in taken(archive, {"m.hl7": ORU.replace(b"ORU^R01", b"ADT^A01")}).rejected[0].reason
+    assert "SIU" in taken(archive, {"m.hl7": ORU.replace(b"ORU^R01", b"SIU^S12")}).rejected[0].reason
 
 
 def test_ndjson_is_kept_patient_by_patient(archive: Archive) -> None:

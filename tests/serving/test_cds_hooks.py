@@ -81,7 +81,7 @@ def test_overdue_and_critical(client: TestClient) -> None:
     letter(client, "IMPRESSION: A nodule in the right upper lobe. CT of the chest in 3 months is recommended.", 400)
     letter(client, "FINDINGS: There is uncal herniation on the right.\nIMPRESSION: Uncal herniation.", 1)
     cards = asked(client)
-    assert [c["indicator"] for c in cards][0] == "critical" and "uncal herniation" in cards[0]["summary"].lower()
+    assert cards[0]["indicator"] == "critical" and "uncal herniation" in cards[0]["summary"].lower()
     overdue = next(c for c in cards if "recommended by" in c["summary"])
     assert (
         overdue["indicator"] == "warning"

@@ -103,9 +103,14 @@ _LOINC = {"MR": ("18755-9", "MR study report"), "CT": ("18747-6", "CT study repo
 """LOINC document codes of imaging reports by modality (LOINC 2.x, class RAD); others get 18748-4, diagnostic imaging study."""
 
 
+def loinc_of(draft: Draft) -> tuple[str, str]:
+    """Code and name of the report's kind."""
+    return _LOINC.get((draft.modality or "").split("/")[0], ("18748-4", "Diagnostic imaging study"))
+
+
 def as_fhir(draft: Draft, patient: Patient, study: Study | None) -> dict[str, Any]:
     """FHIR R4 DiagnosticReport: `preliminary` until signed, then `final`; measurements are contained Observations, the PDF is its form."""
-    code, display = _LOINC.get((draft.modality or "").split("/")[0], ("18748-4", "Diagnostic imaging study"))
+    code, display = loinc_of(draft)
     signed = draft.signature
     status = "final" if signed else "preliminary"
     observations = [fhir.measured(f, f"m{n}", patient.id, status, study, linked=False) for n, f in enumerate(draft.facts)
