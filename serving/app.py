@@ -29,6 +29,7 @@ from serving.api import (
     health,
     mcp,
     openai,
+    outgoing,
     smart,
     studies,
     teaching,
@@ -36,7 +37,10 @@ from serving.api import (
     viewing,
 )
 from serving.errors import Problem, answered, problem
+from serving.outgoing import Outbox
+from serving.priors import Priors
 from serving.settings import Settings
+from serving.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from serving.dimse import Node
@@ -59,7 +63,11 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         app.state.house = await asyncio.to_thread(house.build, settings)
+        outbox = app.state.outbox = Outbox(app.state.house, settings.conversations_url or settings.data / "outgoing.db")
         node = _dicom_node(app.state.house)
+        app.state.subscriptions = Subscriptions(app.state.house, outbox)
+        Priors(app.state.house)
+        outbox.start()
         listener = await _listener(app.state.house)
         async with app.state.house.assistant, door.running():
             warming = asyncio.create_task(asyncio.to_thread(app.state.house.warm))
@@ -69,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
             node.stop()
         if listener is not None:
             await listener.stop()
+        await asyncio.to_thread(outbox.stop)
 
     def housed() -> house.House:
         held: house.House = app.state.house
@@ -94,6 +103,7 @@ def create_app(settings: Settings) -> FastAPI:
         dicomweb,
         smart,
         cds_hooks,
+        outgoing,
     ):
         app.include_router(module.router, responses=errors.DOCUMENTED)
     app.include_router(fhir.router)

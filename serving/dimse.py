@@ -4,7 +4,9 @@ A C-STORE is answered with success once the archive has committed the instance, 
 """
 
 import logging
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made from th
     PatientRootQueryRetrieveInformationModelFind,
     PatientRootQueryRetrieveInformationModelGet,
     PatientRootQueryRetrieveInformationModelMove,
+    StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
@@ -76,12 +79,15 @@ class Node:
             self.ae.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES, scu_role=True, scp_role=True)
         for model in (*QUERIES, *FETCHES):
             self.ae.add_supported_context(model)
+        self.ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+        self.committed: Callable[[str, int, int], object] = lambda transaction, kept, missing: None
+        """Told what a PACS answers to our own requests: the transaction, how many instances it keeps, and how many it doesn't."""
         self._server: Any = None
 
     def start(self, host: str, port: int) -> None:
         """Listen."""
         handlers: list[Any] = [(evt.EVT_C_ECHO, lambda event: SUCCESS), (evt.EVT_C_STORE, self.store), (evt.EVT_C_FIND, self.find),
-                               (evt.EVT_C_GET, self.get), (evt.EVT_C_MOVE, self.move)]  # fmt: skip
+                               (evt.EVT_C_GET, self.get), (evt.EVT_C_MOVE, self.move), (evt.EVT_N_ACTION, self.commit), (evt.EVT_N_EVENT_REPORT, self.reported)]  # fmt: skip
         self._server = self.ae.start_server((host, port), block=False, evt_handlers=handlers)
 
     def stop(self) -> None:
@@ -147,6 +153,42 @@ class Node:
         yield peer.host, peer.port, {"contexts": [build_context(c, s) for c, s in contexts[:128]], "ae_title": self.ae.ae_title}
         yield len(stored)
         yield from self._sent(event, stored)
+
+    def commit(self, event: Any) -> tuple[int, Dataset | None]:
+        """N-ACTION of storage commitment: taken now, answered on an association of ours, once it was looked up."""
+        peer = self.peers.get(str(event.assoc.requestor.ae_title).strip())
+        try:
+            asked = event.action_information
+            transaction = str(asked.TransactionUID)
+            wanted = [(str(i.ReferencedSOPClassUID), str(i.ReferencedSOPInstanceUID)) for i in asked.ReferencedSOPSequence]
+        except (AttributeError, ValueError):
+            return 0x0120, None  # missing attribute
+        if peer is None or event.action_type != 1:
+            return 0x0123, None  # no such action
+        there = self.index.kept([uid for _, uid in wanted])
+        kept = [w for w in wanted if there.get(w[1]) == w[0]]
+        threading.Thread(
+            target=self._tell, args=(peer, transaction, kept, [w for w in wanted if w not in kept]), daemon=True
+        ).start()
+        return SUCCESS, None
+
+    def _tell(self, peer: Peer, transaction: str, kept: list[tuple[str, str]], missing: list[tuple[str, str]]) -> None:
+        from serving import pacs
+
+        for wait in (0.2, 5, 60):
+            time.sleep(wait)
+            try:
+                pacs.tell_committed(self.ae.ae_title, peer, transaction, kept, missing)
+                return
+            except pacs.NotAnswered as error:
+                log.warning("a storage commitment couldn't be answered: %s", error)
+
+    def reported(self, event: Any) -> tuple[int, Dataset | None]:
+        """N-EVENT-REPORT: what a PACS answers to a request of ours."""
+        told = event.event_information
+        counts = [len(told.get(n) or []) for n in ("ReferencedSOPSequence", "FailedSOPSequence")]
+        self.committed(str(told.get("TransactionUID", "")), counts[0], counts[1])
+        return SUCCESS, None
 
     # How it is found
 

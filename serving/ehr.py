@@ -12,11 +12,15 @@ import httpx
 import jwt
 
 from knowledge.errors import Refused
+from knowledge.evidence import ImageRef
+from knowledge.reporting.drafts import Draft
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import from_bytes
 from serving.access.clients import EhrServer
+from serving.api.fhir.shelf import Shelf
 from serving.errors import Problem
 from serving.house import House
+from tools.export import fhir
 
 log = logging.getLogger("consilium.ehr")
 SECONDS = 10.0
@@ -213,3 +217,81 @@ def _attach(client: httpx.Client, root: str, resource: dict[str, Any]) -> None:
             if reply.status_code == 200 and len(reply.content) < 2**21:
                 binary = "json" in reply.headers.get("content-type", "")
                 one["data"] = str(reply.json().get("data", "")) if binary else base64.b64encode(reply.content).decode()
+
+
+def write_report(house: House, base: str, draft: Draft, confirmed_by: str) -> None:
+    """Put a signed report into an EHR: DiagnosticReport, its Observations and its Provenance in one transaction, once. Raises Problems."""
+    server = house.settings.ehr_servers.get(base)
+    if server is None or not server.writes or draft.signature is None:
+        raise Problem(403, "NotWritten", "nothing is written to this EHR", "set writes in ehr_servers, and sign the report")
+    shelf = Shelf(house, "")
+    report = shelf.report(draft)
+    parts = [shelf.get("Observation", r["reference"].partition("/")[2]) for r in report.get("result") or []]
+    place = endpoints(base)["token_endpoint"]
+    scope = "system/DiagnosticReport.cu system/Observation.cu system/Provenance.cu system/Patient.rs"
+    try:
+        with _client() as client:
+            told = _json(
+                client.post(place, data={"grant_type": "client_credentials", "scope": scope, **_assertion(server, place)})
+            )
+            client.headers["Authorization"] = f"Bearer {told.get('access_token')}"
+            found = _json(client.get(f"{base.rstrip('/')}/Patient", params={"identifier": draft.patient_id}))
+            ids = [
+                e["resource"]["id"]
+                for e in found.get("entry") or []
+                if (e.get("resource") or {}).get("resourceType") == "Patient"
+            ]
+            if len(ids) != 1:
+                raise Problem(
+                    404,
+                    "UnknownPatient",
+                    f"the EHR knows {len(ids)} patients by this identifier",
+                    "see the patient's identifiers there",
+                )
+            bundle = _written(report, parts, f"Patient/{ids[0]}", draft, confirmed_by)
+            _json(client.post(base.rstrip("/"), json=bundle, headers={"Content-Type": "application/fhir+json"}))
+    except httpx.HTTPError as error:
+        raise Unreachable("can't be reached") from error
+
+
+def _written(
+    report: dict[str, Any], parts: list[dict[str, Any]], subject: str, draft: Draft, confirmed_by: str
+) -> dict[str, Any]:
+    """A transaction of conditional creates: the same report sent twice is there once."""
+    assert draft.signature is not None
+    urls = {f"{r['resourceType']}/{r['id']}": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, r['id'])}" for r in [report, *parts]}
+    provenance = fhir.provenance(
+        f"DiagnosticReport/{report['id']}", draft.signature.at, _models(draft), draft.software, [], person=draft.signature.name
+    )
+    if confirmed_by:
+        kind = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
+        provenance["agent"].append({"type": {"coding": [{"system": kind, "code": "verifier"}]}, "who": {"display": confirmed_by}})
+    entries = []
+    for one in [*parts, report, provenance]:
+        own = {"system": "urn:consilium", "value": one["id"]}
+        made = {k: v for k, v in one.items() if k not in ("id", "meta", "imagingStudy")}
+        made = json.loads(json.dumps(made), object_hook=lambda o: _local(o, urls))
+        for node in [made, *made.get("contained", [])]:
+            for name in ("subject", "patient"):
+                if name in node:
+                    node[name] = {"reference": subject}
+        if one["resourceType"] != "Provenance":
+            made["identifier"] = [own]
+        condition = {} if one["resourceType"] == "Provenance" else {"ifNoneExist": f"identifier={own['system']}|{own['value']}"}
+        entries.append({"fullUrl": urls.get(f"{one['resourceType']}/{one['id']}", f"urn:uuid:{uuid.uuid4()}"), "resource": made,
+                        "request": {"method": "POST", "url": one["resourceType"], **condition}})  # fmt: skip
+    return {"resourceType": "Bundle", "type": "transaction", "entry": entries}
+
+
+def _local(node: dict[str, Any], urls: dict[str, str]) -> dict[str, Any]:
+    """References within the transaction by its own names; those to what the EHR doesn't have by their identifier or words."""
+    reference = node.get("reference")
+    if isinstance(reference, str) and not reference.startswith("#"):
+        if reference in urls:
+            return {**node, "reference": urls[reference]}
+        return {k: v for k, v in node.items() if k != "reference"} or {"display": "Consilium (research use only)"}
+    return node
+
+
+def _models(draft: Draft) -> list[str]:
+    return [f"{f.source.model} {f.source.model_version}".strip() for f in draft.facts if isinstance(f.source, ImageRef)]

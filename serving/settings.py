@@ -8,7 +8,7 @@ from platformdirs import user_data_path
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from serving.access.clients import EhrServer, SmartClient
+from serving.access.clients import EhrServer, SmartClient, Webhook
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -79,6 +79,18 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='Application entities that may call, and where they listen: {"PACS": "10.0.0.7:104"}. Others are turned away.',
     )
+    route_results_to: list[str] = Field(
+        default_factory=list,
+        description="Titles of dimse_peers that get each result (SEG, SR) once a person has signed or confirmed it.",
+    )
+    commit_by: list[str] = Field(
+        default_factory=list, description="Titles that are asked for storage commitment of what is sent to them."
+    )
+    priors_from: list[str] = Field(
+        default_factory=list,
+        description="Titles of dimse_peers that are asked for a patient's earlier studies when a new one arrives.",
+    )
+    priors_most: int = Field(5, ge=1, le=100, description="Earlier studies that are fetched at most, newest first.")
     mllp_port: int | None = Field(None, ge=1, le=65535, description="Port for HL7 v2 over MLLP; left out: none.")
     mllp_allowed: list[str] = Field(
         default_factory=list, description="IP addresses that may send HL7 messages. Others are turned away."
@@ -99,6 +111,13 @@ class Settings(BaseSettings):
     cds_duplicate_days: int = Field(
         30, ge=1, description="An order is told of as a duplicate where the same was imaged within these days."
     )
+    webhooks: list[Webhook] = Field(
+        default_factory=list,
+        description='Receivers of events: [{"url": "https://…", "secret": "…", "events": ["report.ready"]}].',
+    )
+    subscription_hosts: list[str] = Field(
+        default_factory=list, description="Hosts to which FHIR subscriptions may have notifications sent; none by default."
+    )
     mcp_servers: dict[str, str | list[str]] = Field(
         default_factory=dict,
         description='MCP servers whose tools join: {"lab": "http://127.0.0.1:9000/mcp"}, or a command: {"lab": ["python", "server.py"]}.',
@@ -115,6 +134,11 @@ class Settings(BaseSettings):
             raise ValueError("--no-auth is refused on anything but loopback")
         if any(not re.fullmatch(r"[^\\\s]{1,16}", t) or not re.fullmatch(r".+:\d{1,5}", a) for t, a in self.dimse_peers.items()):
             raise ValueError('dimse_peers names application entities and where they listen: {"PACS": "10.0.0.7:104"}')
+        strange = {*self.route_results_to, *self.commit_by, *self.priors_from} - set(self.dimse_peers)
+        if strange:
+            raise ValueError(
+                f"route_results_to, commit_by and priors_from name titles of dimse_peers; {sorted(strange)[0]} isn't one"
+            )
         if self.dimse_port and not self.dimse_peers:
             raise ValueError("dimse_port needs dimse_peers: nobody could call")
         if self.mllp_port and not self.mllp_allowed:

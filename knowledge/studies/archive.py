@@ -113,6 +113,8 @@ class Archive:
         self._writing = threading.Lock()
         self.watchers: list[Callable[[str], object]] = []
         """Told the id of each series whose slices changed or that went."""
+        self.listeners: list[Callable[[Import], object]] = []
+        """Told what each upload brought, once it is kept."""
         self._sweep()
         self._settle_old()
         self._tell_old()
@@ -159,10 +161,13 @@ class Archive:
         if rejected:
             self._take_back(journal)
         journal.close()
-        return Import(studies=self._studies(list(keeper.studies)), records=list(keeper.records.values()), rejected=rejected,
+        done = Import(studies=self._studies(list(keeper.studies)), records=list(keeper.records.values()), rejected=rejected,
                       conflicts=keeper.conflicts, asks=keeper.asks,
                       instances=[Taken(file=p.name, sop_class=i.sop_class, sop_uid=i.sop_instance_uid, series_uid=i.series_uid,
                                        study_uid=i.study_uid) for p in parsed if (i := p.instance)])  # fmt: skip
+        for listener in self.listeners:
+            listener(done)
+        return done
 
     def _read(
         self, files: Iterable[Incoming], hints: intake.Hints, journal: Journal

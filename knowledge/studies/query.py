@@ -120,6 +120,19 @@ class DicomIndex:
             raise NotFound("the archive has no such study, series or instance", "search for it first")
         return found
 
+    def kept(self, sops: Sequence[str]) -> dict[str, str]:
+        """Of these SOP Instance UIDs those that are kept, with their SOP class."""
+        found: dict[str, str] = {}
+        with Session(self.archive.engine) as session:
+            for some in batches(sops):
+                rows = session.execute(
+                    select(InstanceRow.sop_uid, InstanceRow.sop_class).where(
+                        InstanceRow.sop_uid.in_(some), InstanceRow.variant == 0
+                    )
+                )
+                found |= dict(rows.tuples().all())
+        return found
+
 
 def _conditions(keys: Keys, fuzzy: bool, series: Any = None, sop: Any = None) -> tuple[list[ColumnElement[bool]], bool]:
     """What the database can tell by itself of the keys (`series`, `sop`: the columns of their UIDs), and whether that is all of them."""

@@ -2,7 +2,19 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+EVENTS = ("report.ready", "finding.critical")
+"""What others can be told of."""
+
+
+class Webhook(BaseModel):
+    """One receiver of the settings. `secret` signs what is sent."""
+
+    model_config = ConfigDict(extra="forbid")
+    url: str = Field(pattern=r"^https?://[^\s]+$")
+    secret: SecretStr = Field(min_length=16)
+    events: list[str] = Field(default_factory=lambda: list(EVENTS))
 
 
 class SmartClient(BaseModel):

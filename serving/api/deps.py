@@ -9,6 +9,8 @@ from serving.access.bounds import hold
 from serving.access.grants import Grant
 from serving.errors import Problem
 from serving.house import House
+from serving.outgoing import Outbox
+from serving.subscriptions import Subscriptions
 
 
 async def house_of(request: Request) -> House:
@@ -43,6 +45,20 @@ async def caller(request: Request, grant: Annotated[Grant, Depends(granted)]) ->
     return grant.name
 
 
+async def outbox_of(request: Request) -> Outbox:
+    """The outbox of this app."""
+    outbox: Outbox = request.app.state.outbox
+    return outbox
+
+
+async def subscriptions_of(request: Request) -> Subscriptions:
+    """Who is told of what."""
+    subscriptions: Subscriptions = request.app.state.subscriptions
+    return subscriptions
+
+
 HouseDep = Annotated[House, Depends(house_of)]
+OutboxDep = Annotated[Outbox, Depends(outbox_of)]
+SubscriptionsDep = Annotated[Subscriptions, Depends(subscriptions_of)]
 Caller = Annotated[str, Depends(caller)]
 Granted = Annotated[Grant, Depends(granted)]

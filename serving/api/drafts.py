@@ -13,8 +13,9 @@ from knowledge.reporting.templates import LANGUAGES, Part, templates
 from knowledge.studies.intake import Hints
 from knowledge.studies.model import Study
 from knowledge.studies.unpack import from_bytes
-from serving.api.deps import Caller, HouseDep
+from serving.api.deps import Caller, HouseDep, OutboxDep, SubscriptionsDep
 from serving.house import House
+from tools.export.fhir import own_id
 from tools.export.report import FORMS, banner
 
 router = APIRouter(tags=["drafts"])
@@ -133,12 +134,18 @@ def edit_draft(house: HouseDep, who: Caller, draft_id: str, edit: Edit) -> Shown
 
 
 @router.post("/v1/drafts/{draft_id}/sign", operation_id="sign_draft", summary="Sign a draft as a person")
-def sign_draft(house: HouseDep, who: Caller, draft_id: str, request: SignRequest) -> Signed:
+def sign_draft(
+    house: HouseDep, outbox: OutboxDep, subscriptions: SubscriptionsDep, who: Caller, draft_id: str, request: SignRequest
+) -> Signed:
     """Only the version that was read, and only without open places. The signed text joins the patient's reports; it can't be changed after."""
     draft = house.resources.drafts.sign(draft_id, request.name, request.version)
     text = FORMS["text"][0](draft, house.archive.patient(draft.patient_id), _study(house, draft))
     hints = Hints(patient_id=draft.patient_id, study_date=draft.study_date)
     taken = house.archive.add(from_bytes(f"{draft.id}.txt", text), hints, by=who)
+    study = _study(house, draft)
+    if study is not None and study.source.format == "DICOM":
+        outbox.route("report", {"draft_id": draft.id}, request.name, who)
+    subscriptions.happened("report.ready", f"DiagnosticReport/{own_id(draft.id)}", draft.patient_id)
     return Signed(draft=_shown(house, draft), report_id=taken.records[0].id if taken.records else None)
 
 

@@ -29,7 +29,7 @@ from knowledge.studies.export import options_of, write_zip
 from knowledge.studies.frames import thinned
 from knowledge.studies.model import Series, Study
 from knowledge.studies.unpack import Incoming, from_stream, opened_again
-from serving.api.deps import Caller, Granted, HouseDep
+from serving.api.deps import Caller, Granted, HouseDep, OutboxDep
 from serving.errors import Problem
 from serving.house import House
 from tools.export.seg import as_seg, bundle_of
@@ -274,13 +274,17 @@ def mask_seg(house: HouseDep, who: Caller, study_id: str, series_id: str, name: 
 
 @router.post("/v1/studies/{study_id}/series/{series_id}/masks/{name}/store", status_code=201, operation_id="store_mask",
              summary="Keep a mask in the archive as DICOM SEG")  # fmt: skip
-def store_mask(house: HouseDep, who: Caller, study_id: str, series_id: str, name: str, confirmed: Confirmed) -> Import:
+def store_mask(
+    house: HouseDep, outbox: OutboxDep, who: Caller, study_id: str, series_id: str, name: str, confirmed: Confirmed
+) -> Import:
     """From then on DICOMweb gives it out beside its source. Who confirmed it stands in the audit."""
     data = _seg(house, study_id, series_id, name)
     done = house.archive.add([Incoming("seg.dcm", data)], by=who)
     if done.rejected:
         raise Refused(done.rejected[0].reason)
     house.archive.note(who, "store result", study_id, {"kind": "SEG", "confirmed_by": confirmed.confirmed_by, "mask": name})
+    series = series_of(house, study_id, series_id)
+    outbox.route("mask", {"study_id": study_id, "series_id": series.id, "name": name}, confirmed.confirmed_by, who)
     return done
 
 

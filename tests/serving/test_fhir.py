@@ -64,7 +64,7 @@ def test_statement(empty: TestClient) -> None:
     )
     assert "Provenance:target" in listed["Observation"]["searchRevInclude"]
     for kind, one in listed.items():  # what it says can be searched by can be
-        for parameter in one["searchParam"]:
+        for parameter in one.get("searchParam", []):
             value = {"date": "2026", "quantity": "1", "uri": "x"}.get(parameter["type"], "x")
             get(empty, f"{kind}?{parameter['name']}={value}", Prefer="handling=strict")
 

@@ -11,10 +11,10 @@ from fastapi.responses import FileResponse
 
 from knowledge.errors import NotFound
 from serving.access.grants import Grant
-from serving.api.deps import Granted, HouseDep
+from serving.api.deps import Granted, HouseDep, SubscriptionsDep
 from serving.api.fhir.bulk import DEFAULT, exports_of
 from serving.api.fhir.capability import statement
-from serving.api.fhir.common import MEDIA, answer, base_of, check_accept
+from serving.api.fhir.common import MEDIA, ROOT, answer, base_of, check_accept
 from serving.api.fhir.search import KINDS, searched, span, understood
 from serving.api.fhir.shelf import Shelf
 from serving.api.fhir.writing import Entry, Writer, checked
@@ -118,6 +118,43 @@ def export_file(house: HouseDep, grant: Granted, job: str, name: str) -> FileRes
     return FileResponse(
         exports_of(house.settings.data / "exports").file(job, name, grant.name), media_type="application/fhir+ndjson"
     )
+
+
+# Subscriptions
+
+
+@router.post(
+    "/Subscription", operation_id="fhir_subscribe", summary="Subscribe to a topic", status_code=201, responses={201: RESOURCE}
+)
+async def subscribe(subscriptions: SubscriptionsDep, grant: Granted, request: Request) -> Response:
+    """R4 backport: `criteria` is a topic, the channel a rest-hook to a host that the settings name. A handshake is sent first."""
+    grant.may("write", "Subscription")
+    body = await body_of(request)
+    if not isinstance(body, dict) or body.get("resourceType") != "Subscription" or grant.patient is not None:
+        raise Problem(400, "BadResource", "the body is no Subscription", "see /fhir/metadata for the topics")
+    made = await run_in_threadpool(subscriptions.create, body, grant.name)
+    return answer(made, 201, {"Location": f"{ROOT}/Subscription/{made['id']}"})
+
+
+@router.get("/Subscription", operation_id="fhir_subscriptions", summary="Every subscription", responses={200: RESOURCE})
+def subscriptions_(subscriptions: SubscriptionsDep, grant: Granted) -> Response:
+    grant.may("read", "Subscription")
+    found = [] if grant.patient is not None else subscriptions.all()
+    return answer({"resourceType": "Bundle", "type": "searchset", "total": len(found),
+                   **({"entry": [{"resource": r, "search": {"mode": "match"}} for r in found]} if found else {})})  # fmt: skip
+
+
+@router.get("/Subscription/{own}", operation_id="fhir_subscription", summary="One subscription", responses={200: RESOURCE})
+def subscription(subscriptions: SubscriptionsDep, grant: Granted, own: Own) -> Response:
+    grant.may("read", "Subscription")
+    return answer(subscriptions.get(own))
+
+
+@router.delete("/Subscription/{own}", operation_id="fhir_unsubscribe", summary="End a subscription", status_code=204, responses={204: {"description": "Ended"}})  # fmt: skip
+def unsubscribe(subscriptions: SubscriptionsDep, grant: Granted, own: Own) -> Response:
+    grant.may("write", "Subscription")
+    subscriptions.delete(own, grant.name)
+    return Response(None, 204)
 
 
 # Resources

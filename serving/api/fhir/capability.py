@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from serving.access.clients import EVENTS
 from serving.api.fhir.search import _EVERY, KINDS, PARAMETERS, Parameter
 from serving.api.fhir.shelf import Shelf
 from serving.api.fhir.writing import WRITABLE
+from serving.subscriptions import TOPIC
 from tools.export.fhir import NOTE, TUMOUR_SIZE
 
 
@@ -18,7 +20,7 @@ def statement(shelf: Shelf, authorize: dict[str, str] | None, date: str) -> dict
         "instantiates": ["http://hl7.org/fhir/uv/bulkdata/CapabilityStatement/bulk-data"],
         "rest": [{
             "mode": "server", "security": _security(authorize),
-            "resource": [_resource(k) for k in sorted(KINDS)],
+            "resource": [*(_resource(k) for k in sorted(KINDS)), _subscription()],
             "interaction": [{"code": "transaction"}, {"code": "batch"}],
             "operation": [{"name": "export", "definition": "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/export"}],
         }],
@@ -33,6 +35,12 @@ def _security(authorize: dict[str, str] | None) -> dict[str, Any]:
         told["extension"] = [{"url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
                               "extension": [{"url": k, "valueUri": v} for k, v in authorize.items()]}]  # fmt: skip
     return told
+
+
+def _subscription() -> dict[str, Any]:
+    topic = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
+    return {"type": "Subscription", "interaction": [{"code": c} for c in ("read", "search-type", "create", "delete")],
+            "extension": [{"url": topic, "valueCanonical": TOPIC + e} for e in EVENTS]}  # fmt: skip
 
 
 def _resource(kind: str) -> dict[str, Any]:

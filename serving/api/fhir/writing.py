@@ -19,7 +19,7 @@ from serving.api.fhir.shelf import LOGICAL, TAKEN, Shelf
 from serving.errors import Problem, outcome, problem
 
 Resource = dict[str, Any]
-WRITABLE = ("Patient", "Observation", "DiagnosticReport", "DocumentReference", *TAKEN)
+WRITABLE = ("Patient", "Observation", "DiagnosticReport", "DocumentReference", "Provenance", *TAKEN)
 MOST_ENTRIES = 5000
 REQUIRED = {
     "Observation": ("status", "code"), "DiagnosticReport": ("status", "code"), "DocumentReference": ("status", "content"), "Procedure": ("status",),
@@ -128,8 +128,8 @@ class Writer:
         for entry in entries:
             self._conditional(entry)
         owner = self._name_patient(entries)
-        self._name_others([e for e in entries if not e.own and not e.there], owner)
         owner = owner or self._owner(entries)
+        self._name_others([e for e in entries if not e.own and not e.there], owner)
         writing = [e for e in entries if not e.there]
         for entry in writing:
             if not entry.own:
@@ -226,7 +226,7 @@ class Writer:
             ]
             for entry in ready or waiting:
                 self._rewrite(entry.resource)
-                entry.own = made_id(entry.resource, owner or self._owner([entry]))
+                entry.own = made_id(entry.resource, owner)
                 self._remember(entry)
             waiting = [e for e in waiting if not e.own]
 
