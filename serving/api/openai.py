@@ -52,7 +52,22 @@ def models(house: HouseDep, who: Caller) -> dict[str, Any]:
     return {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1763900000, "owned_by": "consilium"}]}
 
 
-@router.post("/v1/chat/completions", operation_id="openai_chat", summary="Chat, as the OpenAI API has it", response_model=None)
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    s: {
+        "description": "An error as the OpenAI API has it",
+        "content": {"application/json": {"schema": {"type": "object"}}, "application/problem+json": {}},
+    }
+    for s in (400, 403, 404, 409, 410, 422, 500, 503)
+}
+
+
+@router.post(
+    "/v1/chat/completions",
+    operation_id="openai_chat",
+    summary="Chat, as the OpenAI API has it",
+    response_model=None,
+    responses=_ERRORS,
+)
 async def chat(house: HouseDep, who: Caller, request: ChatRequest, raw: Request) -> Any:
     """The case comes in `metadata.patient_id` or `metadata.study_ids`, or as patient:ID or study:ID in a message."""
     try:

@@ -37,6 +37,15 @@ def root_of(house: House, request: Request) -> str:
     return (house.settings.public_url or str(request.base_url)).rstrip("/")
 
 
+_PAGES: dict[int | str, dict[str, Any]] = {
+    **{s: {"description": "A page that says why", "content": {"text/html": {}}} for s in (400, 403, 404)},
+    303: {"description": "Back to the app"},
+}
+_OAUTH: dict[int | str, dict[str, Any]] = {
+    s: {"description": "An OAuth 2.0 error", "content": {"application/json": {"schema": {"type": "object"}}}} for s in (400, 401)
+}
+
+
 @router.get(
     "/fhir/.well-known/smart-configuration", operation_id="smart_configuration", summary="SMART's endpoints and what they can do"
 )
@@ -71,7 +80,11 @@ def launch_context(house: HouseDep, who: Caller, wanted: LaunchRequest) -> dict[
 
 
 @router.get(
-    "/auth/authorize", operation_id="smart_authorize", summary="Ask a person to let an app in", response_class=HTMLResponse
+    "/auth/authorize",
+    operation_id="smart_authorize",
+    summary="Ask a person to let an app in",
+    response_class=HTMLResponse,
+    responses=_PAGES,
 )
 async def authorize(house: HouseDep, request: Request) -> Response:
     """A page that names the app and what it asks for; the person shows a key and agrees or declines."""
@@ -82,7 +95,13 @@ async def authorize(house: HouseDep, request: Request) -> Response:
     return _consent(asked, "")
 
 
-@router.post("/auth/authorize", operation_id="smart_decide", summary="What the person decided", response_class=HTMLResponse)
+@router.post(
+    "/auth/authorize",
+    operation_id="smart_decide",
+    summary="What the person decided",
+    response_class=HTMLResponse,
+    responses=_PAGES,
+)
 async def decide(house: HouseDep, request: Request) -> Response:
     """Back to the app with a code, or with access_denied."""
     form = dict(parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True))
@@ -183,7 +202,10 @@ def _page(body: str, status: int, actions: str = "'none'") -> Response:
 
 
 @router.post(
-    "/auth/token", operation_id="smart_token", summary="A token for a code (PKCE), or for a signed assertion (backend services)"
+    "/auth/token",
+    operation_id="smart_token",
+    summary="A token for a code (PKCE), or for a signed assertion (backend services)",
+    responses=_OAUTH,
 )
 async def token(house: HouseDep, request: Request) -> JSONResponse:
     """Errors as OAuth 2.0 has them (RFC 6749 5.2)."""

@@ -1,4 +1,4 @@
-"""OHIF, unchanged, in Chromium: it lists the studies, opens one, shows its slices and a segmentation of ours."""
+"""OHIF, unchanged, in Chromium: it lists the studies, opens one, shows its slices, a segmentation and a signed report of ours."""
 
 import asyncio
 import io
@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from knowledge.evidence import Fact, ImageRef, Kind
+from knowledge.reporting.drafts import By, Draft, Sentence, Signature, now
 from knowledge.studies import nifti
 from knowledge.studies.archive import Archive
 from knowledge.studies.unpack import Incoming
@@ -19,10 +21,13 @@ from serving.app import create_app
 from serving.settings import Settings
 from tests.serving.browser import CHROMIUM, FLAGS, free_port, running
 from tests.serving.test_dicomweb import series
+from tools.concepts import LONG_AXIS
+from tools.export.report import as_sr
 from tools.export.seg import as_seg
 from tools.models.catalogue import Catalogue
 
 pytestmark = pytest.mark.interop
+SAID = "A lesion of 21 mm in the left frontal lobe."
 HEADERS = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 
 
@@ -77,6 +82,22 @@ def filled(archive: Archive) -> str:
         [Incoming("seg.dcm", as_seg(archive, archive.study(study.id), study.series[0], bundle, mask))]
     ).rejected
     assert study.study_instance_uid
+    source = ImageRef(study_id=study.id, series_uid=study.series[0].series_uid, sop_instance_uids=[archive.frames(study.series[0].id)[0][0]],
+                      model="made up", model_version="1")  # fmt: skip
+    fact = Fact(
+        kind=Kind.MEASUREMENT,
+        title="Longest axial diameter",
+        statement="It is 21 mm.",
+        value=21.0,
+        unit="mm",
+        code=LONG_AXIS,
+        source=source,
+    )
+    draft = Draft(id="d_0", patient_id="P1", study_id=study.id, study_date=study.date, modality="MR", template="t", title="MRI", language="en", created=now(),
+                  sentences=[Sentence(part="FINDINGS", text=SAID, by=By.EVIDENCE, facts=[0])], facts=[fact], software="consilium 0",
+                  signature=Signature(name="Rita Reader", at=now(), sha256="0" * 64))  # fmt: skip
+    report = as_sr(draft, archive.patient("P1"), archive.study(study.id))
+    assert not archive.add([Incoming("sr.dcm", report)]).rejected
     return study.study_instance_uid
 
 
@@ -122,5 +143,8 @@ async def test_ohif_lists_opens_and_shows(clients: Path, tmp_path: Path) -> None
                 await asyncio.sleep(1)
             await page.screenshot(path=tmp_path / "ohif-seg.png")
             assert outlined > 5000, "the segmentation isn't shown"
+            await page.get_by_text("SR", exact=True).first.dblclick()
+            await expect(page.get_by_text(SAID).first).to_be_visible(timeout=30_000)
+            await page.screenshot(path=tmp_path / "ohif-sr.png")
             await browser.close()
     assert not failed, failed

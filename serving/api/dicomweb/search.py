@@ -23,7 +23,14 @@ from serving.api.dicomweb.common import (
 from serving.errors import Problem
 from serving.house import House
 
-router = APIRouter(prefix=PREFIX, tags=["DICOMweb"])
+
+class Matches(JSONResponse):
+    """Attributes in the DICOM JSON model."""
+
+    media_type = "application/dicom+json"
+
+
+router = APIRouter(prefix=PREFIX, tags=["DICOMweb"], default_response_class=Matches)
 MOST = 1000
 """Matches in one reply."""
 _LEVELS = {"studies": ("StudyInstanceUID",), "series": ("StudyInstanceUID", "SeriesInstanceUID"),
