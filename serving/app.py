@@ -135,6 +135,9 @@ def _dicom_node(of: house.House) -> "Node | None":
     from serving.dimse import Node, peers_of
 
     node = Node(of.archive, of.settings.ae_title, peers_of(of.settings.dimse_peers))
+    node.committed = lambda transaction, kept, missing: of.archive.note(
+        "PACS", "storage commitment", transaction, {"kept": kept, "missing": missing}
+    )
     node.start(of.settings.host, of.settings.dimse_port)
     return node
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serving.app import create_app
+from serving.priors import Priors
 from serving.settings import Settings
 from tests.serving.browser import free_port
-from tests.serving.test_dicomweb import series, uids
+from tests.serving.test_dicomweb import series, stored, uids
+from tests.serving.test_outgoing import signed, waited
 
 pytestmark = pytest.mark.interop
 
@@ -104,11 +107,13 @@ async def test_dcmtk(site: Site, tmp_path: Path) -> None:
     assert refused.returncode != 0
 
 
-async def test_orthanc_sends_to_us_searches_here_and_fetches(site: Site, tmp_path: Path) -> None:
+@asynccontextmanager
+async def orthanc_at(site: Site, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A running Orthanc that knows us; its HTTP API."""
     http = free_port()
-    config = tmp_path / "orthanc.json"
+    config = folder / "orthanc.json"
     config.write_text(json.dumps({
-        "Name": "test", "StorageDirectory": str(tmp_path / "orthanc"), "IndexDirectory": str(tmp_path / "orthanc"), "HttpPort": http,
+        "Name": "test", "StorageDirectory": str(folder / "orthanc"), "IndexDirectory": str(folder / "orthanc"), "HttpPort": http,
         "DicomPort": site.orthanc, "DicomAet": "ORTHANC", "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "Plugins": [],
         "DicomModalities": {"consilium": ["CONSILIUM", "127.0.0.1", site.port]},
     }))  # fmt: skip
@@ -121,29 +126,60 @@ async def test_orthanc_sends_to_us_searches_here_and_fetches(site: Site, tmp_pat
                     break
                 except httpx.TransportError:
                     await asyncio.sleep(0.2)
-            for file in site.files:
-                assert (await orthanc.post("/instances", content=file)).status_code == 200
-            assert (await orthanc.post("/modalities/consilium/echo")).status_code == 200
-            (study,) = (await orthanc.get("/studies")).json()
-            sent = (await orthanc.post("/modalities/consilium/store", content=study)).json()
-            assert sent["FailedInstancesCount"] == 0 and sent["InstancesCount"] == 5
-            assert site.client.get("/v1/patients").json() == ["P1"]
-            assert (await orthanc.delete(f"/studies/{study}")).status_code == 200
-            asked = (
-                await orthanc.post("/modalities/consilium/query", json={"Level": "Study", "Query": {"PatientID": "P1"}})
-            ).json()["ID"]
-            assert (await orthanc.get(f"/queries/{asked}/answers")).json() == ["0"]
-            assert (await orthanc.post(f"/queries/{asked}/retrieve", content="ORTHANC")).status_code == 200
-            for _ in range(50):
-                instances = (await orthanc.get("/instances")).json()
-                if len(instances) == 5:
-                    break
-                await asyncio.sleep(0.2)
-            back = tmp_path / "back"
-            back.mkdir()
-            for name in instances:
-                (back / name).write_bytes((await orthanc.get(f"/instances/{name}/file")).content)
-            assert same(back, site.files)
+            yield orthanc
     finally:
         running.terminate()
         running.wait()
+
+
+async def test_orthanc_sends_to_us_searches_here_and_fetches(site: Site, tmp_path: Path) -> None:
+    async with orthanc_at(site, tmp_path) as orthanc:
+        for file in site.files:
+            assert (await orthanc.post("/instances", content=file)).status_code == 200
+        assert (await orthanc.post("/modalities/consilium/echo")).status_code == 200
+        (study,) = (await orthanc.get("/studies")).json()
+        sent = (await orthanc.post("/modalities/consilium/store", content=study)).json()
+        assert sent["FailedInstancesCount"] == 0 and sent["InstancesCount"] == 5
+        assert site.client.get("/v1/patients").json() == ["P1"]
+        assert (await orthanc.delete(f"/studies/{study}")).status_code == 200
+        asked = (await orthanc.post("/modalities/consilium/query", json={"Level": "Study", "Query": {"PatientID": "P1"}})).json()[
+            "ID"
+        ]
+        assert (await orthanc.get(f"/queries/{asked}/answers")).json() == ["0"]
+        assert (await orthanc.post(f"/queries/{asked}/retrieve", content="ORTHANC")).status_code == 200
+        for _ in range(50):
+            instances = (await orthanc.get("/instances")).json()
+            if len(instances) == 5:
+                break
+            await asyncio.sleep(0.2)
+        back = tmp_path / "back"
+        back.mkdir()
+        for name in instances:
+            (back / name).write_bytes((await orthanc.get(f"/instances/{name}/file")).content)
+        assert same(back, site.files)
+
+
+async def test_orthanc_gives_priors_gets_our_report_and_commits(site: Site, tmp_path: Path) -> None:
+    """C-FIND and C-GET from it, C-STORE and storage commitment to it."""
+    old = series("P1", date="20230101", BodyPartExamined="BRAIN", StudyInstanceUID="1.2.3.4.5")
+    settings = {"priors_from": ["ORTHANC"], "route_results_to": ["ORTHANC"], "commit_by": ["ORTHANC"]}
+    async with orthanc_at(site, tmp_path) as orthanc:
+        for file in old:
+            assert (await orthanc.post("/instances", content=file)).status_code == 200
+        site.client.app.state.house.settings.__dict__.update(settings)  # type: ignore[attr-defined]
+        house = site.client.app.state.house  # type: ignore[attr-defined]
+        Priors(house)
+        assert stored(site.client, site.files).status_code == 200
+        await asyncio.to_thread(waited, lambda: {s.date for s in house.archive.studies("P1")} >= {"2023-01-01"})
+        [prior] = [s for s in house.archive.studies("P1") if s.date == "2023-01-01"]
+        await asyncio.to_thread(waited, lambda: house.archive.study(prior.id).series[0].instances == 5)
+        before = len((await orthanc.get("/instances")).json())
+        name = await asyncio.to_thread(signed, site.client)
+        await asyncio.to_thread(waited, lambda: site.client.get("/v1/outgoing?status=sent").json())
+        instances = (await orthanc.get("/instances")).json()
+        assert len(instances) == before + 1
+        tags = [(await orthanc.get(f"/instances/{i}/simplified-tags")).json() for i in instances]
+        assert any(t["Modality"] == "SR" and t["PatientID"] == "P1" for t in tags), name
+        await asyncio.to_thread(waited, lambda: [e for e in house.archive.audit() if e.action == "storage commitment"])
+        [entry] = [e for e in house.archive.audit() if e.action == "storage commitment"]
+        assert entry.detail == {"kept": 1, "missing": 0}

@@ -72,7 +72,7 @@ def place(tmp_path: Path) -> Iterator[tuple[TestClient, dict[str, Any]]]:
 def drafted(client: TestClient, text: str = "A lesion of 21 mm.") -> str:
     """A draft on P1's study."""
     house = client.app.state.house  # type: ignore[attr-defined]
-    [study] = house.archive.studies("P1")
+    study = house.archive.studies("P1")[-1]
     source = ImageRef(study_id=study.id, series_uid=study.series[0].series_uid, sop_instance_uids=[house.archive.frames(study.series[0].id)[0][0]],
                       model="made up", model_version="1")  # fmt: skip
     fact = Fact(
