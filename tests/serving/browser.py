@@ -45,10 +45,10 @@ def running(app: Any, port: int) -> Iterator[None]:
 
 
 @contextmanager
-def served(data: Path) -> Iterator[str]:
+def served(data: Path, **settings: Any) -> Iterator[str]:
     """The chat link of a server on `data`, in a thread."""
     port = free_port()
-    with running(create_app(Settings(data=data)), port):
+    with running(create_app(Settings(data=data, **settings)), port):
         yield f"http://127.0.0.1:{port}/#key={KeyRing(data / 'access').local()}"
 
 

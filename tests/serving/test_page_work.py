@@ -7,8 +7,12 @@ import httpx
 import pytest
 
 from knowledge import sample
+from knowledge.studies.archive import Archive
 from serving.access.keys import KeyRing
-from tests.serving.browser import browsing, needs_chromium, served
+from serving.app import create_app
+from serving.settings import Settings
+from tests.interop.test_ohif import filled
+from tests.serving.browser import browsing, free_port, needs_chromium, running, served
 
 REPORT = "DATE: 2025-01-10\nFINDINGS: Solid nodule of the right upper lobe, 7 mm.\nIMPRESSION: Solid nodule, 7 mm. CT of the chest in 6 to 12 months is recommended."
 
@@ -25,7 +29,9 @@ def data(data_with_sample: Path, tmp_path: Path) -> Path:
 async def test_drafts_checks_teaching_and_follow_ups(data: Path, tmp_path: Path) -> None:
     from playwright.async_api import expect
 
-    with served(data) as link:
+    his = free_port()
+    receiver = create_app(Settings(data=tmp_path / "his", no_auth=True, mllp_port=his, mllp_allowed=["127.0.0.1"]))
+    with running(receiver, free_port()), served(data, mllp_send_to={"HIS": f"127.0.0.1:{his}"}) as link:
         key = {"Authorization": f"Bearer {KeyRing(data / 'access').local()}"}
         base = link.split("/#")[0]
         files = {"files": ("ct.txt", REPORT.encode())}
@@ -60,6 +66,16 @@ async def test_drafts_checks_teaching_and_follow_ups(data: Path, tmp_path: Path)
                 await draft.get_by_role("button", name="PDF", exact=True).click()
             assert (await waiting.value).suggested_filename == "signed-brain_tumour_mri.pdf"
             await page.screenshot(path=tmp_path / "signed.png")
+            await draft.get_by_role("button", name="HL7 HIS").click()
+            await expect(draft.locator(".difference ins").filter(has_text="99 mm")).to_be_visible()
+            confirm = draft.get_by_role("button", name="Confirm and send")
+            await expect(confirm).to_be_disabled()
+            await draft.get_by_label("Who confirms").fill("Dr A. Reader")
+            await draft.locator(".sending").scroll_into_view_if_needed()
+            await page.screenshot(path=tmp_path / "sending.png")
+            await confirm.click()
+            await expect(draft.locator(".sending")).to_contain_text("was sent", timeout=20_000)
+            assert "99 mm" in receiver.state.house.archive.reports(sample.PATIENT_ID)[0].text
 
             await page.fill(
                 "#question",
@@ -88,3 +104,22 @@ async def test_drafts_checks_teaching_and_follow_ups(data: Path, tmp_path: Path)
             )
             await expect(page.locator(".how .unsure").last).to_be_visible()
             await page.screenshot(path=tmp_path / "differential.png")
+
+
+@needs_chromium
+async def test_a_mask_is_kept_as_seg(tmp_path: Path) -> None:
+    from playwright.async_api import expect
+
+    filled(Archive(tmp_path / "data" / "archive"))
+    with served(tmp_path / "data") as link:
+        async with browsing(link, patient="P1") as page:
+            await page.locator('summary[title="Outlines over the image"]').first.click()
+            await page.locator(".menu .sheet button").first.click()
+            sending = page.locator("#drawer .sending")
+            await sending.get_by_role("button", name="this archive (DICOM SEG)").click()
+            await sending.get_by_label("Who confirms").fill("Dr A. Reader")
+            await page.screenshot(path=tmp_path / "mask.png")
+            await sending.get_by_role("button", name="Confirm and send").click()
+            await expect(sending).to_contain_text("was sent", timeout=20_000)
+    acts = [e for e in Archive(tmp_path / "data" / "archive").audit() if e.action == "store result"]
+    assert acts[0].detail["confirmed_by"] == "Dr A. Reader"

@@ -6,6 +6,7 @@ import { propose } from '/web/lib/case.js';
 import { drawer } from '/web/lib/store.js';
 import { quantity, t } from '/web/lib/words.js';
 import { Check, DraftSheet } from '/web/parts/reporting.js';
+import { Sending } from '/web/parts/sending.js';
 
 const Rows = ({ rows }) => html`<dl>${rows.filter(([, v]) => v !== null && v !== undefined && v !== '').map(([name, value]) => html`<dt key=${name}>${name}</dt><dd>${value}</dd>`)}</dl>`;
 
@@ -84,6 +85,7 @@ export function Drawer() {
     ${shown.kind === 'evidence' && html`<${Evidence} full=${shown.full} key=${shown.full.href} />`}
     ${shown.kind === 'report' && html`<article><h3>${shown.report.title}</h3><${Marked} text=${shown.report.text} start=${0} end=${0} /></article>`}
     ${shown.kind === 'draft' && html`<${DraftSheet} id=${shown.id} key=${shown.id} />`}
+    ${shown.kind === 'sending' && html`<article><h3>${shown.title}</h3><${Sending} kind="mask" what=${shown.what} key=${shown.title} /></article>`}
     ${shown.kind === 'check' && html`<${Check} id=${shown.id} key=${shown.id} />`}
   </section>`;
 }

@@ -4,6 +4,7 @@ import { blob, get, post, put } from '/web/lib/api.js';
 import { Button, download, guarded } from '/web/lib/common.js';
 import { t } from '/web/lib/words.js';
 import { Chip } from '/web/parts/chip.js';
+import { Sending } from '/web/parts/sending.js';
 
 const PARTS = ['INDICATION', 'TECHNIQUE', 'COMPARISON', 'FINDINGS', 'IMPRESSION'];
 const FORMS = { text: ['Text', 'txt'], pdf: ['PDF', 'pdf'], docx: ['DOCX', 'docx'], fhir: ['FHIR', 'json'], sr: ['DICOM SR', 'dcm'], dicom_pdf: ['DICOM PDF', 'dcm'] };
@@ -39,6 +40,7 @@ export function DraftSheet({ id }) {
     <p class="bad" role="alert">${problem}</p>
     <div class="row">${Object.entries(FORMS).map(([form, [text, ending]]) => html`<${Button} key=${form} icon="download" text=${text} label="${t('export')}: ${text}" class="button"
       onClick=${trying(async () => download(await blob(`/v1/drafts/${id}/export?form=${form}`), `${shown.status}-${shown.template}.${ending}`))} />`)}</div>
+    ${signed && html`<${Sending} kind="report" what=${{ draft_id: id }} />`}
   </article>`;
 }
 

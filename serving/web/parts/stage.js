@@ -4,7 +4,7 @@ import { Button, Icon, Picture, guarded } from '/web/lib/common.js';
 import { draw, labelAt, probe } from '/web/lib/draw.js';
 import { frame, mask } from '/web/lib/frames.js';
 import { open } from '/web/lib/evidence.js';
-import { pane as tab, place, theme, turns } from '/web/lib/store.js';
+import { drawer, folded, pane as tab, place, theme, turns } from '/web/lib/store.js';
 import { active, change, compare, fit, geometry, go, here, layout, linked, opacity, panes, preset, PRESETS, show, step, tool, usable, windowOf } from '/web/lib/viewer.js';
 import { quantity, t } from '/web/lib/words.js';
 import { Solid } from '/web/parts/solid.js';
@@ -132,6 +132,8 @@ function Masks({ n }) {
   return html`<details class="menu"><summary class="button" title=${t('masks')} aria-label=${t('masks')}><${Icon} name="layers" /></summary><div class="sheet">
     ${pane.masks.map((m) => html`<label key=${m.name}><input type="checkbox" checked=${m.on}
       onChange=${() => change(n, (p) => ({ masks: p.masks.map((o) => (o.name === m.name ? { ...o, on: !o.on } : o)) }))} /> ${m.name.replace('.nii.gz', '').replaceAll('_', ' ')}</label>`)}
+    ${pane.study.source.format === 'DICOM' && pane.masks.map((m) => html`<${Button} key=${m.name} icon="upload" text="${t('sending.title')}: ${m.name.replace('.nii.gz', '').replaceAll('_', ' ')}" label=${t('sending.title')} class="button"
+      onClick=${() => { drawer.value = { kind: 'sending', title: m.name.replace('.nii.gz', '').replaceAll('_', ' '), what: { study_id: pane.study.id, series_id: pane.series.id, name: m.name } }; folded.value = { ...folded.value, drawer: false }; }} />`)}
     <label>${t('opacity')} <input type="range" min="0" max="100" value=${opacity.value * 100} onInput=${(e) => { opacity.value = e.target.value / 100; }} /></label>
   </div></details>`;
 }
