@@ -136,12 +136,13 @@ def main() -> None:
         figures["ready_s"] = statistics.median(ready(data, 8462 + n) for n in range(3))
         figures |= asyncio.run(talks(data))
         figures |= streamed(data, 8470)
-    from tests import bench_agent, bench_dicomweb, bench_guidelines, bench_intake, bench_models, bench_page
+    from tests import bench_agent, bench_dicomweb, bench_guidelines, bench_intake, bench_models, bench_network, bench_page
 
     figures |= (
         bench_models.figures()
         | bench_intake.figures()
         | bench_dicomweb.figures()
+        | bench_network.figures()
         | bench_guidelines.figures()
         | bench_agent.figures()
         | bench_page.figures()

@@ -43,22 +43,34 @@ class DicomIndex:
 
     # Searching
 
-    def studies(self, keys: Keys, fuzzy: bool = False, skip: int = 0, at_once: int = AT_ONCE) -> Iterator[Tags]:
-        """Studies, newest first, without the first `skip`; `at_once`: how many are read together."""
+    def studies(self, keys: Keys, fuzzy: bool = False, skip: int = 0, most: int | None = None) -> Iterator[Tags]:
+        """Studies, newest first, without the first `skip`; no more than `most`."""
         query = select(StudyTags, StudyRow.patient_id, StudyRow.modalities).join(StudyRow, StudyRow.id == StudyTags.study_id)
         conditions, every = _conditions(keys, fuzzy)
-        query = query.where(*conditions).order_by(StudyTags.date.desc(), StudyTags.study_id)
-        if every:
-            query, skip = query.offset(skip), 0
+        order = (StudyTags.date.desc(), StudyTags.study_id.desc())
+        if every:  # the page is found on the index alone, and only its rows are read
+            ids = select(StudyTags.study_id).order_by(*order)
+            if conditions:
+                ids = ids.join(StudyRow, StudyRow.id == StudyTags.study_id).where(*conditions)
+            page = ids.offset(skip).limit(-1 if most is None and self.archive.engine.dialect.name == "sqlite" else most).subquery()
+            query, skip = query.where(StudyTags.study_id.in_(select(page.c.study_id))), 0
+        else:
+            query = query.where(*conditions)
+        query = query.order_by(*order)
+        left = most
         with Session(self.archive.engine) as session:
-            for some in session.execute(query.execution_options(yield_per=at_once)).partitions():
+            for some in session.execute(query.execution_options(yield_per=min(AT_ONCE, most or AT_ONCE))).partitions():
                 told = [(row.study_id, _study(row, patient, kinds)) for row, patient, kinds in some]
                 found = [(study_id, one) for study_id, one in told if matches(one, keys, fuzzy)]
                 skip, found = max(0, skip - len(found)), found[skip:]
+                found = found if left is None else found[:left]
+                left = None if left is None else left - len(found)
                 counts = _counts(session, [study_id for study_id, _ in found], InstanceRow.study_id)
                 for study_id, one in found:
                     series, instances = counts.get(study_id, (0, 0))
                     yield {**one, **put("NumberOfStudyRelatedSeries", series), **put("NumberOfStudyRelatedInstances", instances)}
+                if left == 0:
+                    return
 
     def series(self, keys: Keys, fuzzy: bool = False) -> Iterator[Tags]:
         """Series with their study's attributes, by study newest first, then by number."""

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from knowledge.errors import Refused
 from knowledge.studies import matching, wado
-from knowledge.studies.query import AT_ONCE, MATCHED, DicomIndex
+from knowledge.studies.query import MATCHED, DicomIndex
 from knowledge.studies.tags import Tags, put, tag
 from serving.api.deps import Caller, HouseDep
 from serving.api.dicomweb.common import (
@@ -79,7 +79,7 @@ def _searched(house: House, request: Request, level: str, named: dict[str, str])
     keys = {path: value for path, value in keys.items() if path[0] in MATCHED}
     index = index_of(house)
     if level == "studies":
-        found = list(islice(index.studies(keys, fuzzy, offset, min(limit + 1, AT_ONCE)), limit + 1))
+        found = list(islice(index.studies(keys, fuzzy, offset, limit + 1), limit + 1))
     else:
         find = index.series if level == "series" else index.instances
         found = list(islice(find(keys, fuzzy), offset, offset + limit + 1))
