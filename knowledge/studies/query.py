@@ -52,7 +52,9 @@ class DicomIndex:
             ids = select(StudyTags.study_id).order_by(*order)
             if conditions:
                 ids = ids.join(StudyRow, StudyRow.id == StudyTags.study_id).where(*conditions)
-            page = ids.offset(skip).limit(-1 if most is None and self.archive.engine.dialect.name == "sqlite" else most).subquery()
+            page = (
+                ids.offset(skip).limit(-1 if most is None and self.archive.engine.dialect.name == "sqlite" else most).subquery()
+            )
             query, skip = query.where(StudyTags.study_id.in_(select(page.c.study_id))), 0
         else:
             query = query.where(*conditions)

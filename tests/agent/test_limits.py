@@ -186,7 +186,6 @@ def third_parties(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         registry, "tool_types", lambda types=registry.tool_types(): {**types, "slow_tool": _Slow, "write_note": WriteNote}
     )
-    monkeypatch.setattr("agent.assistant.tool_types", registry.tool_types)
     WriteNote.written.clear()
     _Slow.stopped.clear()
 

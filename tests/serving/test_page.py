@@ -545,7 +545,7 @@ async def test_a_write_waits_for_its_button_and_an_emergency_stands_first(
 
     WriteNote.written.clear()
     types = {**registry.tool_types(), "write_note": WriteNote}
-    for place in ("tools.registry.tool_types", "agent.assistant.tool_types"):
+    for place in ("tools.registry.tool_types",):
         monkeypatch.setattr(place, lambda: types)
     text = "MRI brain 2026-11-20\n\nFINDINGS:\nThere is uncal herniation on the right.\n"
     Archive(data / "archive").add(
