@@ -15,6 +15,7 @@ from knowledge.errors import Refused
 from knowledge.evidence import ImageRef
 from knowledge.reporting.drafts import Draft
 from knowledge.studies.intake import Hints
+from knowledge.studies.resources import logical_id
 from knowledge.studies.unpack import from_bytes
 from serving.access.clients import EhrServer
 from serving.api.fhir.shelf import Shelf
@@ -146,6 +147,8 @@ def _mark(base: str, patient_id: str) -> str:
 def bring(house: House, base: str, token: str, own: str, patient_id: str | None = None) -> str:
     """Read a patient (the EHR's id) and their resources into the archive; the archive's id of the patient. Raises Unreachable, Refused."""
     root = base.rstrip("/") + "/"
+    if logical_id(own) != own:
+        raise Unreachable("named a patient by an id that FHIR doesn't have")
     resources: list[dict[str, Any]] = []
     try:
         with _client() as client:

@@ -76,7 +76,10 @@ async def calling(house: HouseDep, request: Request) -> Grant:
         except (jwt.PyJWTError, OSError, ValueError, KeyError) as error:
             raise Problem(401, "Unauthorized", "the EHR's JWT isn't taken", str(error)[:200]) from error
         return Grant(f"{issuer} (CDS Hooks)")
-    return grant_of(house, request.headers)
+    grant = grant_of(house, request.headers)
+    if grant.scopes is not None:
+        raise Problem(403, "Scope", "a token of SMART isn't for CDS Hooks", "sign a JWT for the service's URL, or use a key")
+    return grant
 
 
 Calling = Annotated[Grant, Depends(calling)]

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from knowledge.evidence import Fact, ImageRef, Kind
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import from_bytes
+from serving.access.grants import Grant
 from serving.access.keys import KeyRing
 from serving.app import create_app
 from serving.cards import Cards
@@ -207,6 +208,8 @@ def test_who_may_ask(tmp_path: Path) -> None:
 
         once = signed()
         assert status(once) == status(key) == 412  # let in; the patient isn't known
+        token = client.app.state.house.tokens.token(Grant("app", "P9", ("patient/*.rs", "consilium/chat")), 60)  # type: ignore[attr-defined]
+        assert status(token) == 403
         wrong = [once, signed(aud="http://testserver/cds-services/order-select"), signed(exp=now - 60), signed(iss="https://evil.example"),
                  signed("HS384", "x" * 64), jwt.encode({"iss": "https://ehr.example"}, "", algorithm="none"), "a.b.c", "ck_wrong"]  # fmt: skip
         assert [status(t) for t in wrong] == [401] * len(wrong)

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi.testclient import TestClient
 
 from serving.access.clients import EhrServer, SmartClient
-from serving.access.grants import allows
+from serving.access.grants import Grant, allows
 from serving.access.keys import KeyRing
 from serving.app import create_app
 from serving.settings import Settings
@@ -154,6 +154,24 @@ def test_an_app_gets_one_patient(place: Place) -> None:
         assert get(path, headers=auth).status_code == 403, path
     assert place.client.post("/auth/revoke", headers=auth).status_code == 204
     assert get("/fhir/Patient/P1", headers=auth).status_code == 401
+
+
+def test_a_token_reads_and_writes_its_types_alone(place: Place) -> None:
+    grants = {n: Grant(n, None, (f"system/{n}",)) for n in ("Observation.rs", "Observation.cu")}
+    tokens = {n: place.client.app.state.house.tokens.token(g, 60) for n, g in grants.items()}  # type: ignore[attr-defined]
+    reads, writes = ({"authorization": f"Bearer {t}"} for t in tokens.values())
+    found = place.client.get("/fhir/Observation?_include=Observation:subject", headers=reads).json()
+    assert [e["resource"]["resourceType"] for e in found["entry"]] == ["Observation"]  # the patient isn't brought along
+    assert place.client.get("/fhir/Observation?subject:Patient.gender=male", headers=reads).json()["total"] == 0
+    assert place.client.get("/fhir/Patient", headers=reads).status_code == 403
+    assert place.client.post("/fhir", json=transaction(7.0), headers=writes).status_code == 403  # it brings a Patient
+    batch = {
+        "resourceType": "Bundle",
+        "type": "batch",
+        "entry": [{"request": {"method": "GET", "url": u}} for u in ("Patient", "Observation")],
+    }
+    told = place.client.post("/fhir", json=batch, headers=reads).json()
+    assert [e["response"]["status"] for e in told["entry"]] == ["403", "200 OK"]
 
 
 def test_a_code_is_good_once_and_for_its_app(place: Place) -> None:
@@ -317,6 +335,15 @@ def test_launch_opens_one_patient_and_no_other(pair: Pair) -> None:
             ("GET", "/v1/drafts?patient_id=B", None), ("DELETE", f"/v1/conversations/{other}", None), ("GET", "/v1/conversations?patient_id=B", None),
         ):  # fmt: skip
             assert session.request(method, path, json=body).status_code == 404, path
+        own = opened.json()["id"]
+        for path, body, kind in (  # another patient smuggled in beside one's own, or under another name of JSON
+            ("/v1/conversations?patient_id=A", {"patient_id": "B"}, "application/x+json"), (f"/v1/conversations/{other}/messages?conversation_id={own}", {"text": "?"}, "application/json"),
+            (f"/v1/conversations/{other}/branch", {"before": "x", "conversation_id": own}, "application/json"), ("/v1/tools/patient_record?patient_id=A", {"patient_id": "B", "arguments": {}}, ""),
+            ("/v1/conversations", {"study_ids": [house.archive.studies("B")[0].id] if house.archive.studies("B") else ["x"], "patient_id": "A"}, "application/json"),
+        ):  # fmt: skip
+            sent = session.post(path, content=json.dumps(body), headers={"content-type": kind} if kind else {})
+            assert sent.status_code in (404, 422), (path, sent.text)
+            assert "B" not in sent.text
         for method, path in (("GET", "/v1/audit"), ("GET", "/v1/follow-ups"), ("GET", "/v1/conversations"),  ("POST", "/v1/chat/completions"),
                              ("POST", "/v1/conversations")):  # fmt: skip
             body = {"model": "consilium", "messages": []} if "chat" in path else {}

@@ -32,7 +32,7 @@ Own = Annotated[str, Path(pattern=r"^[A-Za-z0-9\-.]{1,64}$", description="A logi
 
 def shelf_of(house: House, request: Request, grant: Grant) -> Shelf:
     """The resources that this caller may see."""
-    return Shelf(house, base_of(request, house.settings.public_url), grant.patient)
+    return Shelf(house, base_of(request, house.settings.public_url), grant)
 
 
 def _known(kind: str) -> str:
@@ -65,14 +65,18 @@ async def metadata(house: HouseDep, request: Request) -> Response:
 @router.post("", operation_id="fhir_bundle", summary="A Bundle: transaction or batch", responses={200: RESOURCE})
 @router.post("/", include_in_schema=False)
 async def bundle(house: HouseDep, grant: Granted, request: Request) -> Response:
-    """A transaction is about one patient and is taken whole or not at all."""
-    grant.may("write", "*")
+    """A transaction is about one patient and is taken whole or not at all. Each entry needs its own scope."""
     body = await body_of(request)
     writer = Writer(shelf_of(house, request, grant), grant.name)
     return answer(await run_in_threadpool(writer.bundle, body))
 
 
 # Bulk data
+
+
+def _exporter(grant: Grant) -> str:
+    """Whose an export is: a client that was let in for two patients has two."""
+    return f"{grant.name} for {grant.patient}" if grant.patient else grant.name
 
 
 @router.get("/$export", operation_id="fhir_export", summary="Export everything as NDJSON", status_code=202, responses={202: {"description": "Being made; Content-Location tells where its state is"}})  # fmt: skip
@@ -101,7 +105,7 @@ def export(house: HouseDep, grant: Granted, request: Request) -> Response:
 
 @router.get("/export/{job}", operation_id="fhir_export_state", summary="How an export stands", responses={200: {"content": {"application/json": {}}}, 202: {"description": "Being made"}})  # fmt: skip
 def export_state(house: HouseDep, grant: Granted, job: str) -> Response:
-    manifest = exports_of(house.settings.data / "exports").manifest(job, grant.name)
+    manifest = exports_of(house.settings.data / "exports").manifest(job, _exporter(grant))
     if manifest is None:
         return Response(None, 202, {"X-Progress": "being made", "Retry-After": "2"})
     return Response(json.dumps(manifest), 200, media_type="application/json")
@@ -109,14 +113,14 @@ def export_state(house: HouseDep, grant: Granted, job: str) -> Response:
 
 @router.delete("/export/{job}", operation_id="fhir_export_delete", summary="Delete an export", status_code=202, responses={202: {"description": "Deleted"}})  # fmt: skip
 def export_delete(house: HouseDep, grant: Granted, job: str) -> Response:
-    exports_of(house.settings.data / "exports").drop(job, grant.name)
+    exports_of(house.settings.data / "exports").drop(job, _exporter(grant))
     return Response(None, 202)
 
 
 @router.get("/export/{job}/{name}", operation_id="fhir_export_file", summary="A file of an export", responses={200: {"content": {"application/fhir+ndjson": {}}}})  # fmt: skip
 def export_file(house: HouseDep, grant: Granted, job: str, name: str) -> FileResponse:
     return FileResponse(
-        exports_of(house.settings.data / "exports").file(job, name, grant.name), media_type="application/fhir+ndjson"
+        exports_of(house.settings.data / "exports").file(job, name, _exporter(grant)), media_type="application/fhir+ndjson"
     )
 
 

@@ -202,7 +202,7 @@ def _followed(shelf: Shelf, value: Any, kind: str) -> Resource | None:
     parted = reference.split("/")[-2:]
     if len(parted) != 2 or (kind and parted[0] != kind):
         return None
-    return shelf._one(parted[0], parted[1])
+    return shelf.one(parted[0], parted[1]) if shelf.readable(parted[0]) else None
 
 
 def _token_fits(value: Any, wanted: str, modifier: str) -> bool:
@@ -402,6 +402,8 @@ def included(shelf: Shelf, asked: Asked, page: list[Resource]) -> list[Resource]
         if kind not in KINDS or parameter is None or parameter.kind != "reference":
             raise Problem(400, "BadParameter", f"_revinclude={one} names no reference", "write it as Provenance:target")
         names = {f"{r['resourceType']}/{r['id']}" for r in page}
+        if not shelf.readable(kind):
+            continue
         for patient in {p for r in page if (p := owner_of(shelf, r)) is not None}:
             for resource in shelf.all(kind, patient):
                 if any(isinstance(v, dict) and v.get("reference") in names for p in parameter.paths for v in values(resource, p)):

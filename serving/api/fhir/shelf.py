@@ -14,6 +14,7 @@ from knowledge.studies.audit import AuditEntry
 from knowledge.studies.model import Study
 from knowledge.studies.query import DicomIndex
 from knowledge.studies.resources import Kept, logical_id
+from serving.access.grants import Grant, allows
 from serving.house import House
 from tools.export import fhir
 from tools.export.report import as_fhir
@@ -44,11 +45,16 @@ MOST_AUDITED = 10_000
 
 
 class Shelf:
-    """Resources of one request. `only`: the one patient that the caller may see."""
+    """Resources of one request. `grant`: who asks; None: the house itself. `only`: the one patient that the caller may see."""
 
-    def __init__(self, house: House, base: str, only: str | None = None) -> None:
-        self.house, self.archive, self.base, self.only = house, house.archive, base, only
+    def __init__(self, house: House, base: str, grant: Grant | None = None) -> None:
+        self.house, self.archive, self.base, self.grant = house, house.archive, base, grant
+        self.only = grant.patient if grant else None
         self.version = f"consilium {_version()}"
+
+    def readable(self, kind: str) -> bool:
+        """Whether the caller's scopes let resources of a type be read."""
+        return self.grant is None or self.grant.scopes is None or allows(self.grant.scopes, "read", kind)
 
     # Whose
 
@@ -97,12 +103,13 @@ class Shelf:
 
     def get(self, kind: str, own: str) -> Resource:
         """One resource. Raises NotFound."""
-        found = self._one(kind, own)
+        found = self.one(kind, own)
         if found is None:
             raise NotFound(f"there is no {kind}/{own}", "search for it first")
         return found
 
-    def _one(self, kind: str, own: str) -> Resource | None:
+    def one(self, kind: str, own: str) -> Resource | None:
+        """One resource, or None."""
         if kind != "Patient" and (sent := self.archive.kept_resource(kind, own)) is not None:
             return sent.data if self.only in (None, sent.patient_id) else None
         if kind == "Patient":

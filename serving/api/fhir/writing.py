@@ -90,8 +90,13 @@ class Writer:
         kind, _, own = path.strip("/").partition("/")
         if kind not in KINDS:
             raise NotFound(f"{kind} isn't given here", "see /fhir/metadata")
+        self._may("read", kind)
         resource = self.shelf.get(kind, own) if own else searched(self.shelf, understood(kind, parse_qsl(query), False))
         return {"resource": resource, "response": {"status": "200 OK"}}
+
+    def _may(self, action: str, kind: str) -> None:
+        if self.shelf.grant is not None:
+            self.shelf.grant.may(action, kind)
 
     def read(self, raw: Any, number: int) -> Entry:
         """An entry, checked by itself. Raises a Problem that names it by its number."""
@@ -125,6 +130,8 @@ class Writer:
 
     def write(self, entries: list[Entry]) -> str:
         """Take all of `entries`, or none; whose they are. Raises a Problem or a KnowledgeError, with nothing written."""
+        for entry in entries:
+            self._may("write", entry.kind)
         for entry in entries:
             self._conditional(entry)
         owner = self._name_patient(entries)
@@ -283,7 +290,7 @@ class Writer:
         """Whether this is new, and whether it may be written over."""
         self._rewrite(entry.resource)
         kept = self._kept(entry)
-        if not kept and entry.kind != "Patient" and self.shelf._one(entry.kind, entry.own) is not None:
+        if not kept and entry.kind != "Patient" and self.shelf.one(entry.kind, entry.own) is not None:
             raise Problem(409, "MadeHere", f"{entry.kind}/{entry.own} is made here and can't be written", "use another id")
         if entry.if_match and entry.if_match != f'W/"{(kept.get("meta") or {}).get("versionId")}"':
             raise Problem(412, "Changed", f"{entry.kind}/{entry.own} was changed since", "read it again")
