@@ -263,12 +263,8 @@ def _written(
     """A transaction of conditional creates: the same report sent twice is there once."""
     assert draft.signature is not None
     urls = {f"{r['resourceType']}/{r['id']}": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, r['id'])}" for r in [report, *parts]}
-    provenance = fhir.provenance(
-        f"DiagnosticReport/{report['id']}", draft.signature.at, _models(draft), draft.software, [], person=draft.signature.name
-    )
-    if confirmed_by:
-        kind = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
-        provenance["agent"].append({"type": {"coding": [{"system": kind, "code": "verifier"}]}, "who": {"display": confirmed_by}})
+    provenance = fhir.provenance(f"DiagnosticReport/{report['id']}", draft.signature.at, _models(draft), draft.software, [],
+                                 person=draft.signature.name, confirmed=[confirmed_by])  # fmt: skip
     entries = []
     for one in [*parts, report, provenance]:
         own = {"system": "urn:consilium", "value": one["id"]}

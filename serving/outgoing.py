@@ -209,11 +209,12 @@ class Outbox:
         with Session(self._engine) as session:
             return [self._shown(r, difference=False) for r in session.scalars(query.limit(limit))]
 
-    def confirmations(self, kind: str, what: dict[str, Any]) -> list[tuple[str, str]]:
-        """(who confirmed, receiver) of each time that this was sent."""
-        query = select(_Row).where(_Row.kind == kind, _Row.what == json.dumps(what), _Row.status == SENT)
+    def confirmed(self, draft_id: str) -> list[str]:
+        """Who confirmed that a report be sent, each time that it was."""
+        what = json.dumps({"draft_id": draft_id})
+        query = select(_Row.confirmed_by).where(_Row.kind == "report", _Row.what == what, _Row.status == SENT).order_by(_Row.sent)
         with Session(self._engine) as session:
-            return [(r.confirmed_by, r.receiver) for r in session.scalars(query)]
+            return list(session.scalars(query))
 
     def _row(self, session: Session, name: str) -> _Row:
         row = session.get(_Row, name)

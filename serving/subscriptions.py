@@ -31,6 +31,8 @@ from tools.urgent import emergency
 
 TOPIC = "urn:consilium:topic:"
 SECONDS = 10.0
+TOLD_S = 10 * 365 * 86400
+"""Seconds for which an emergency of one report isn't told again, though the report comes again."""
 MOST = 100
 """Subscriptions that are kept."""
 
@@ -70,29 +72,38 @@ class Subscriptions:
             if event in hook.events:
                 self.outbox.queue("hook", told, f"hook:{number}", patient_id)
         with Session(self._engine) as session, session.begin():
+            counted = []
             for row in session.scalars(select(_Row).where(_Row.topic == TOPIC + event, _Row.status == "active")):
                 row.events += 1
-                self.outbox.queue(
-                    "subscription",
-                    {**told, "number": row.events, "kind": "event-notification"},
-                    f"subscription:{row.id}",
-                    patient_id,
-                )
+                counted.append((row.id, row.events))
+        for own, number in counted:
+            what = {**told, "number": number, "kind": "event-notification"}
+            self.outbox.queue("subscription", what, f"subscription:{own}", patient_id)
+
+    def _wanted(self, event: str) -> bool:
+        """Whether anybody wants to know."""
+        if any(event in hook.events for hook in self.house.settings.webhooks):
+            return True
+        with Session(self._engine) as session:
+            query = select(_Row.id).where(_Row.topic == TOPIC + event, _Row.status == "active").limit(1)
+            return session.scalar(query) is not None
 
     def arrived(self, done: Import) -> None:
-        """Reports that came: an emergency in one is told."""
-        for record in done.records:
-            if record.kind != "report":
-                continue
-            report = self.house.archive.report(record.id)
-            language = language_of(report.text[:2000])
-            said = [
-                s
-                for s in cut(report.text)
-                if s.part not in ("INDICATION", "TECHNIQUE", "COMPARISON") and emergency(s.text, language)
-            ]
-            if said:
+        """Reports that came: an emergency in one is told, once."""
+        reports = [r for r in done.records if r.kind == "report"]
+        if not reports or not self._wanted("finding.critical"):
+            return
+        for record in reports:
+            name = f"critical {record.id}"
+            if self.house.tokens.look("told", name) is None and self._critical(record.id):
+                self.house.tokens.mark("told", name, TOLD_S)
                 self.happened("finding.critical", f"DocumentReference/{fhir.own_id(record.id)}", record.patient_id)
+
+    def _critical(self, report_id: str) -> bool:
+        report = self.house.archive.report(report_id)
+        language = language_of(report.text[:2000])
+        said = (s for s in cut(report.text) if s.part not in ("INDICATION", "TECHNIQUE", "COMPARISON"))
+        return any(emergency(s.text, language) for s in said)
 
     # Webhooks
 

@@ -1,5 +1,6 @@
 """The archive: takes files in, keeps originals, answers with studies, records and volumes."""
 
+import logging
 import os
 import shutil
 import threading
@@ -45,6 +46,7 @@ from knowledge.studies.unpack import BROKEN_ARCHIVE, Incoming
 from knowledge.studies.volume import Volume
 from knowledge.studies.volumes import InPlace, VolumeCache, in_place, volume_of
 
+log = logging.getLogger("consilium.archive")
 READERS = 2 + (os.cpu_count() or 1)
 """Two more than cores: they wait for the disk."""
 
@@ -166,7 +168,10 @@ class Archive:
                       instances=[Taken(file=p.name, sop_class=i.sop_class, sop_uid=i.sop_instance_uid, series_uid=i.series_uid,
                                        study_uid=i.study_uid) for p in parsed if (i := p.instance)])  # fmt: skip
         for listener in self.listeners:
-            listener(done)
+            try:
+                listener(done)
+            except Exception as error:  # noqa: BLE001 (what came is kept, whatever is made of it)
+                log.error("something that listens to what arrives failed with %s", type(error).__name__)
         return done
 
     def _read(

@@ -197,6 +197,8 @@ def test_nothing_leaves_without_a_look_and_a_name(place: tuple[TestClient, dict[
         [report] = pacs.got
         assert report.SOPClassUID == EnhancedSRStorage and report.PatientID == "P1" and report.VerificationFlag == "VERIFIED"
         confirmed(client, one, 409)
+        made = client.get(f"/fhir/Provenance?target=DiagnosticReport/{draft.replace('_', '-')}").json()["entry"][0]["resource"]
+        assert {a["type"]["coding"][0]["code"]: a["who"]["display"] for a in made["agent"]}["verifier"] == SIGNER
         entries = {e["action"]: e for e in client.get(f"/v1/audit?subject={one['id']}").json()}
         assert entries["confirm sending"]["detail"]["confirmed_by"] == SIGNER and "sent" in entries
         [asked] = waited(lambda: pacs.asked)  # storage commitment of what was sent

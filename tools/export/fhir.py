@@ -246,8 +246,8 @@ def conclusions(draft: Draft) -> list[Resource]:
 
 
 def provenance(target: str, recorded: str, models: Sequence[str], version: str, sources: Sequence[Resource], question: str = "",
-               person: str = "") -> Resource:  # fmt: skip
-    """Which software and models made `target` (Type/id), from what, for which question, and who signed it."""
+               person: str = "", confirmed: Sequence[str] = ()) -> Resource:  # fmt: skip
+    """Which software and models made `target` (Type/id), from what, for which question, who signed it, and who confirmed that it be sent."""
     kind = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
     agents: list[Resource] = [
         {"type": {"coding": [{"system": kind, "code": "assembler"}]}, "who": {"reference": SOFTWARE, "display": version}}
@@ -256,6 +256,9 @@ def provenance(target: str, recorded: str, models: Sequence[str], version: str, 
                for m in dict.fromkeys(models) if m]  # fmt: skip
     if person:
         agents.append({"type": {"coding": [{"system": kind, "code": "attester"}]}, "who": {"display": person}})
+    agents += [
+        {"type": {"coding": [{"system": kind, "code": "verifier"}]}, "who": {"display": c}} for c in dict.fromkeys(confirmed) if c
+    ]
     return {
         "resourceType": "Provenance", "id": f"pv-{target.partition('/')[2]}"[:64], "target": [{"reference": target}], "recorded": recorded,
         **({"reason": [{"text": question}]} if question else {}), "agent": agents,

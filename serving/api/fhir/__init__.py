@@ -32,7 +32,7 @@ Own = Annotated[str, Path(pattern=r"^[A-Za-z0-9\-.]{1,64}$", description="A logi
 
 def shelf_of(house: House, request: Request, grant: Grant) -> Shelf:
     """The resources that this caller may see."""
-    return Shelf(house, base_of(request, house.settings.public_url), grant)
+    return Shelf(house, base_of(request, house.settings.public_url), grant, request.app.state.outbox.confirmed)
 
 
 def _known(kind: str) -> str:

@@ -1,7 +1,7 @@
 """Every FHIR resource that the house can give: what came as such, and what is made of studies, reports, drafts, answers and the audit."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -45,11 +45,14 @@ MOST_AUDITED = 10_000
 
 
 class Shelf:
-    """Resources of one request. `grant`: who asks; None: the house itself. `only`: the one patient that the caller may see."""
+    """Resources of one request. `grant`: who asks; None: the house itself. `confirmed`: who confirmed that a draft be sent. `only`: the one patient that the caller may see."""
 
-    def __init__(self, house: House, base: str, grant: Grant | None = None) -> None:
+    def __init__(
+        self, house: House, base: str, grant: Grant | None = None, confirmed: Callable[[str], list[str]] = lambda draft_id: []
+    ) -> None:
         self.house, self.archive, self.base, self.grant = house, house.archive, base, grant
         self.only = grant.patient if grant else None
+        self._confirmed = confirmed
         self.version = f"consilium {_version()}"
 
     def readable(self, kind: str) -> bool:
@@ -247,7 +250,8 @@ class Shelf:
                 f"DiagnosticReport/{fhir.own_id(draft.id)}",
                 *(f"Observation/{o['id']}" for o in self._of_draft(draft)),
             ):
-                made.append(fhir.provenance(target, when, models, draft.software or self.version, sources, person=person))
+                made.append(fhir.provenance(target, when, models, draft.software or self.version, sources, person=person,
+                                            confirmed=self._confirmed(draft.id)))  # fmt: skip
         seen: set[str] = set()
         for _, scope, message in self._answers(patient):
             for fact in message.answer.evidence:
