@@ -44,7 +44,8 @@ async def test_every_resource_is_valid(clients: Path, data_with_sample: Path, tm
     file = tmp_path / "resources.ndjson"
     file.write_text("\n".join(json.dumps(r) for r in resources))
     script = Path(__file__).with_name("validate_fhir.mjs")
-    command = ("node", str(script), str(clients / "npm" / "node_modules"), str(file))
+    modules = clients / "npm" / "node_modules"
+    command = (str(modules / ".bin" / "node"), str(script), str(modules), str(file))
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout)
