@@ -27,7 +27,6 @@ from serving.api import (
     followups,
     guidelines,
     health,
-    mcp,
     openai,
     outgoing,
     smart,
@@ -36,9 +35,9 @@ from serving.api import (
     tools,
     viewing,
 )
+from serving.door import Door
 from serving.errors import Problem, answered, problem
 from serving.outgoing import Outbox
-from serving.priors import Priors
 from serving.settings import Settings
 from serving.subscriptions import Subscriptions
 
@@ -66,7 +65,10 @@ def create_app(settings: Settings) -> FastAPI:
         outbox = app.state.outbox = Outbox(app.state.house, settings.conversations_url or settings.data / "outgoing.db")
         node = _dicom_node(app.state.house)
         app.state.subscriptions = Subscriptions(app.state.house, outbox)
-        Priors(app.state.house)
+        if settings.priors_from:
+            from serving.priors import Priors
+
+            Priors(app.state.house)
         outbox.start()
         listener = await _listener(app.state.house)
         async with app.state.house.assistant, door.running():
@@ -83,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
         held: house.House = app.state.house
         return held
 
-    door = mcp.Door(housed, settings)
+    door = Door(housed)
     app = FastAPI(title="Consilium", version="0.1.0", description=DESCRIPTION, lifespan=life, docs_url=None, redoc_url=None)
     app.state.registry = CollectorRegistry()
     _measure(app, settings)

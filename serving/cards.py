@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,6 +16,7 @@ from serving.house import House
 from tools.base import Bench
 from tools.concepts import LONG_AXIS
 from tools.errors import ToolError
+from tools.export.fhir import NOTE
 from tools.registry import tool_types
 from tools.urgent import urgent
 
@@ -25,7 +27,6 @@ _CONTRAST = re.compile(
     r"contrast|kontrast|contraste|gadol|\bkm\b|iodine|iohex|iopam|造影|增强|with and without|\bce-?(?:ct|mri?)\b|angiogra", re.I
 )
 _WITHOUT = re.compile(r"(?:without|no|ohne|sin|sans)\s+(?:iv |intravenous )?(?:contrast|kontrast|contraste)|不增强|平扫", re.I)
-NOTE = "Research use only; not a medical device."
 
 
 class Cards:
@@ -97,18 +98,22 @@ class Cards:
         """Whether somebody has reported on images of that day."""
         return any((r.date or "") >= day for r in self.case.reports)
 
+    @cached_property
     def _follow_ups(self) -> list[FollowUp]:
         return follow_ups(self.case.reports, self.case.studies, self.today)
 
     def _overdue(self) -> Iterator[Card]:
-        for one in self._follow_ups():
+        for one in self._follow_ups:
             if one.status == "overdue":
                 what = "/".join(one.modalities) or "A follow-up"
                 where = f" of the {one.body_part.lower()}" if one.body_part else ""
                 told = f"{what}{where} was recommended by {one.due}; nothing here answers it"
-                detail = f'The report of {one.report.date}: "{one.sentence.text}"{self._by_rule()}\n\n{NOTE}'
-                yield self._card("warning", told, detail, f"Report of {one.report.date}")
+                yield self._card("warning", told, self._quoted(one), f"Report of {one.report.date}")
 
+    def _quoted(self, one: FollowUp) -> str:
+        return f'The report of {one.report.date}: "{one.sentence.text}"{self._by_rule}\n\n{NOTE}'
+
+    @cached_property
     def _by_rule(self) -> str:
         """What computed guidelines recommended for this patient, newest last."""
         facts = self.house.memory.of_patient(self.case.patient.id, Kind.RULE)
@@ -161,7 +166,7 @@ class Cards:
 
     def _rather(self, modalities: tuple[str, ...], part: str) -> Iterator[Card]:
         """An open recommendation for the same part that names another modality."""
-        for one in self._follow_ups():
+        for one in self._follow_ups:
             if (
                 one.status in ("due", "overdue")
                 and one.modalities
@@ -170,8 +175,7 @@ class Cards:
                 and not set(one.modalities) & set(modalities)
             ):
                 told = f"{'/'.join(one.modalities)} was recommended for the {part.lower()}, not {'/'.join(modalities)}"
-                detail = f'The report of {one.report.date}: "{one.sentence.text}"{self._by_rule()}\n\n{NOTE}'
-                yield self._card("info", told, detail, f"Report of {one.report.date}")
+                yield self._card("info", told, self._quoted(one), f"Report of {one.report.date}")
 
     # A card
 

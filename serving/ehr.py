@@ -5,14 +5,15 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 import jwt
 
-from knowledge.errors import Refused
-from knowledge.evidence import ImageRef
+from knowledge.errors import KnowledgeError, Refused
 from knowledge.reporting.drafts import Draft
 from knowledge.studies.intake import Hints
 from knowledge.studies.resources import logical_id
@@ -25,7 +26,7 @@ from tools.export import fhir
 
 log = logging.getLogger("consilium.ehr")
 SECONDS = 10.0
-"""For one request; a conversation doesn't wait longer for a whole record than twice this."""
+"""For one request."""
 FRESH_S = 900
 """Seconds for which a patient's resources aren't asked for again."""
 MOST_PAGES = 20
@@ -62,11 +63,8 @@ def _json(reply: httpx.Response) -> dict[str, Any]:
 
 def endpoints(base: str) -> dict[str, str]:
     """The EHR's authorisation and token endpoints. Raises Unreachable."""
-    try:
-        with _client() as client:
-            told = _json(client.get(f"{base.rstrip('/')}/.well-known/smart-configuration"))
-    except httpx.HTTPError as error:
-        raise Unreachable("can't be reached") from error
+    with _reaching(), _client() as client:
+        told = _json(client.get(f"{base.rstrip('/')}/.well-known/smart-configuration"))
     found = {k: str(told[k]) for k in ("authorization_endpoint", "token_endpoint") if told.get(k)}
     if "token_endpoint" not in found or any(urlsplit(u).scheme not in ("http", "https") for u in found.values()):
         raise Unreachable("names no SMART endpoints")
@@ -102,14 +100,12 @@ def launched(house: House, base: str, code: str, verifier: str, redirect_uri: st
     }
     if server.key is None:
         form["client_id"] = server.client_id
-    try:
-        with _client() as client:
-            told = _json(client.post(place, data=form))
-    except httpx.HTTPError as error:
-        raise Unreachable("can't be reached") from error
-    if not told.get("access_token") or not told.get("patient"):
-        raise Problem(403, "NoPatient", "the EHR gave no patient with the launch", "launch from a patient's chart")
-    patient = bring(house, base, str(told["access_token"]), str(told["patient"]))
+    with _reaching(), _client() as client:
+        told = _json(client.post(place, data=form))
+        if not told.get("access_token") or not told.get("patient"):
+            raise Problem(403, "NoPatient", "the EHR gave no patient with the launch", "launch from a patient's chart")
+        client.headers["Authorization"] = f"Bearer {told['access_token']}"
+        patient = _bring(house, client, base, str(told["patient"]))
     return patient, str(told.get("fhirUser") or told.get("user") or "")[:200]
 
 
@@ -120,21 +116,12 @@ def refresh(house: House, patient_id: str) -> str | None:
         if not server.backend or house.tokens.look("fetched", _mark(base, patient_id)) is not None:
             continue
         try:
-            place = endpoints(base)["token_endpoint"]
-            form = {"grant_type": "client_credentials", "scope": server.backend_scopes, **_assertion(server, place)}
-            with _client() as client:
-                told = _json(client.post(place, data=form))
-                headers = {"Authorization": f"Bearer {told.get('access_token')}"}
-                found = _json(client.get(f"{base.rstrip('/')}/Patient", params={"identifier": patient_id}, headers=headers))
-            ids = [
-                e["resource"]["id"]
-                for e in found.get("entry") or []
-                if (e.get("resource") or {}).get("resourceType") == "Patient"
-            ]
-            if len(ids) == 1:
-                bring(house, base, str(told["access_token"]), str(ids[0]), patient_id)
+            with _as_service(base, server, server.backend_scopes) as client:
+                ids = _patients(client, base, patient_id)
+                if len(ids) == 1:
+                    _bring(house, client, base, ids[0], patient_id)
             house.tokens.mark("fetched", _mark(base, patient_id), FRESH_S)
-        except (Problem, httpx.HTTPError, OSError, jwt.PyJWTError, KeyError, TypeError) as error:
+        except (Problem, KnowledgeError, OSError, jwt.PyJWTError, KeyError, TypeError) as error:
             log.warning("an EHR couldn't be read: %s", type(error).__name__)
             trouble = f"The record at {urlsplit(base).hostname} couldn't be read now; what was read before is used."
     return trouble
@@ -144,22 +131,42 @@ def _mark(base: str, patient_id: str) -> str:
     return f"{base} {patient_id}"
 
 
-def bring(house: House, base: str, token: str, own: str, patient_id: str | None = None) -> str:
+@contextmanager
+def _as_service(base: str, server: EhrServer, scopes: str) -> Iterator[httpx.Client]:
+    """A client with a token for us as a backend service. Raises Unreachable, also for what fails on the wire within."""
+    place = endpoints(base)["token_endpoint"]
+    with _reaching(), _client() as client:
+        form = {"grant_type": "client_credentials", "scope": scopes, **_assertion(server, place)}
+        client.headers["Authorization"] = f"Bearer {_json(client.post(place, data=form)).get('access_token')}"
+        yield client
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise Unreachable("can't be reached") from error
+
+
+def _patients(client: httpx.Client, base: str, identifier: str) -> list[str]:
+    """The EHR's ids of the patients with this identifier."""
+    found = _json(client.get(f"{base.rstrip('/')}/Patient", params={"identifier": identifier}))
+    resources = [e.get("resource") or {} for e in found.get("entry") or [] if isinstance(e, dict)]
+    return [str(r["id"]) for r in resources if r.get("resourceType") == "Patient" and r.get("id")]
+
+
+def _bring(house: House, client: httpx.Client, base: str, own: str, patient_id: str | None = None) -> str:
     """Read a patient (the EHR's id) and their resources into the archive; the archive's id of the patient. Raises Unreachable, Refused."""
     root = base.rstrip("/") + "/"
     if logical_id(own) != own:
         raise Unreachable("named a patient by an id that FHIR doesn't have")
+    patient = _json(client.get(urljoin(root, f"Patient/{own}")))
+    if patient.get("resourceType") != "Patient" or str(patient.get("id")) != own:
+        raise Unreachable("gave another resource than the patient")
     resources: list[dict[str, Any]] = []
-    try:
-        with _client() as client:
-            client.headers["Authorization"] = f"Bearer {token}"
-            patient = _json(client.get(urljoin(root, f"Patient/{own}")))
-            if patient.get("resourceType") != "Patient" or str(patient.get("id")) != own:
-                raise Unreachable("gave another resource than the patient")
-            for kind, more in KINDS.items():
-                resources += _all_pages(client, root, f"{kind}?patient={own}{more}&_count=200", kind)
-    except httpx.HTTPError as error:
-        raise Unreachable("can't be reached") from error
+    for kind, more in KINDS.items():
+        resources += _all_pages(client, root, f"{kind}?patient={own}{more}&_count=200", kind)
     resources = [r for r in resources if _is_of(r, own)]
     values = [str(i.get("value")) for i in patient.get("identifier") or [] if isinstance(i, dict) and i.get("value")]
     owner = patient_id or _known(house, values)
@@ -230,31 +237,14 @@ def write_report(house: House, base: str, draft: Draft, confirmed_by: str) -> No
     shelf = Shelf(house, "")
     report = shelf.report(draft)
     parts = [shelf.get("Observation", r["reference"].partition("/")[2]) for r in report.get("result") or []]
-    place = endpoints(base)["token_endpoint"]
-    scope = "system/DiagnosticReport.cu system/Observation.cu system/Provenance.cu system/Patient.rs"
-    try:
-        with _client() as client:
-            told = _json(
-                client.post(place, data={"grant_type": "client_credentials", "scope": scope, **_assertion(server, place)})
-            )
-            client.headers["Authorization"] = f"Bearer {told.get('access_token')}"
-            found = _json(client.get(f"{base.rstrip('/')}/Patient", params={"identifier": draft.patient_id}))
-            ids = [
-                e["resource"]["id"]
-                for e in found.get("entry") or []
-                if (e.get("resource") or {}).get("resourceType") == "Patient"
-            ]
-            if len(ids) != 1:
-                raise Problem(
-                    404,
-                    "UnknownPatient",
-                    f"the EHR knows {len(ids)} patients by this identifier",
-                    "see the patient's identifiers there",
-                )
-            bundle = _written(report, parts, f"Patient/{ids[0]}", draft, confirmed_by)
-            _json(client.post(base.rstrip("/"), json=bundle, headers={"Content-Type": "application/fhir+json"}))
-    except httpx.HTTPError as error:
-        raise Unreachable("can't be reached") from error
+    scopes = "system/DiagnosticReport.cu system/Observation.cu system/Provenance.cu system/Patient.rs"
+    with _as_service(base, server, scopes) as client:
+        ids = _patients(client, base, draft.patient_id)
+        if len(ids) != 1:
+            hint = "see the patient's identifiers there"
+            raise Problem(404, "UnknownPatient", f"the EHR knows {len(ids)} patients by this identifier", hint)
+        bundle = _written(report, parts, f"Patient/{ids[0]}", draft, confirmed_by)
+        _json(client.post(base.rstrip("/"), json=bundle, headers={"Content-Type": "application/fhir+json"}))
 
 
 def _written(
@@ -263,7 +253,7 @@ def _written(
     """A transaction of conditional creates: the same report sent twice is there once."""
     assert draft.signature is not None
     urls = {f"{r['resourceType']}/{r['id']}": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, r['id'])}" for r in [report, *parts]}
-    provenance = fhir.provenance(f"DiagnosticReport/{report['id']}", draft.signature.at, _models(draft), draft.software, [],
+    provenance = fhir.provenance(f"DiagnosticReport/{report['id']}", draft.signature.at, fhir.models_of(draft.facts), draft.software, [],
                                  person=draft.signature.name, confirmed=[confirmed_by])  # fmt: skip
     entries = []
     for one in [*parts, report, provenance]:
@@ -290,7 +280,3 @@ def _local(node: dict[str, Any], urls: dict[str, str]) -> dict[str, Any]:
             return {**node, "reference": urls[reference]}
         return {k: v for k, v in node.items() if k != "reference"} or {"display": "Consilium (research use only)"}
     return node
-
-
-def _models(draft: Draft) -> list[str]:
-    return [f"{f.source.model} {f.source.model_version}".strip() for f in draft.facts if isinstance(f.source, ImageRef)]

@@ -57,6 +57,10 @@ class Problem(Exception):
         self.status, self.title, self.detail, self.hint = status, title, detail, hint
 
 
+class NotTaken(Exception):
+    """Another system can't be reached, refuses us, or didn't take what was sent; the text says which, and names no patient."""
+
+
 def problem(error: Exception) -> dict[str, Any]:
     """`error` as a problem object. What isn't known gets an id to find it by in the log, and no detail."""
     if isinstance(error, Problem):

@@ -18,6 +18,7 @@ from knowledge.records.hl7 import LacksField, UnknownMessage, read_messages
 from knowledge.studies.archive import Archive
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import from_bytes
+from serving.errors import NotTaken
 
 log = logging.getLogger("consilium.mllp")
 MOST = 32 * 2**20
@@ -116,7 +117,7 @@ def _ack(text: str, code: str, error: str = "", words: str = "") -> bytes:
     return ("\r".join(rows) + "\r").encode()
 
 
-class NotAccepted(Exception):
+class NotAccepted(NotTaken):
     """The receiver didn't answer AA; the text says what it said."""
 
 

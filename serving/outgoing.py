@@ -20,20 +20,18 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from agent.memory import now
 from knowledge.database import opened
-from knowledge.errors import NotFound, Refused
+from knowledge.errors import NotFound
 from knowledge.evidence import Frozen
 from knowledge.reporting.drafts import Draft
+from knowledge.studies.model import Series, Study
 from knowledge.studies.query import DicomIndex
 from knowledge.studies.tags import first, tag
-from serving.dimse import peers_of
-from serving.errors import Problem
+from serving.errors import NotTaken, Problem
 from serving.house import House
-from serving.mllp import NotAccepted
-from serving.mllp import send as send_hl7
-from serving.pacs import NotAnswered
 from tools.export.hl7 import as_oru
 from tools.export.report import as_sr, as_text
 from tools.export.seg import as_seg, bundle_of
+from tools.models.bundle import Bundle
 
 log = logging.getLogger("consilium.outgoing")
 ATTEMPTS = 8
@@ -56,6 +54,7 @@ class _Row(_Base):
     what: Mapped[str]
     """JSON: what is sent, by its names here."""
     patient_id: Mapped[str] = mapped_column(index=True)
+    study_id: Mapped[str] = mapped_column(default="")
     sha256: Mapped[str]
     words: Mapped[str]
     status: Mapped[str] = mapped_column(index=True)
@@ -87,8 +86,8 @@ class Outgoing(Frozen):
     difference: list[str] = []
 
 
-Sender = Callable[[House, str, dict[str, Any]], str]
-"""Sends one thing to a receiver; what the receiver called it, if anything."""
+Sender = Callable[[House, str, dict[str, Any]], None]
+"""Sends one thing to a receiver. Raises NotTaken, a Problem or an OSError."""
 
 
 class Outbox:
@@ -96,7 +95,7 @@ class Outbox:
 
     def __init__(self, house: House, where: Path | str) -> None:
         self.house = house
-        self.engine = self._engine = opened(where, _Base)
+        self.engine = opened(where, _Base)
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self.senders: dict[str, Sender] = {"report": _send_report, "mask": _send_mask}
@@ -131,20 +130,20 @@ class Outbox:
                 f"nothing of this kind can be sent to {receiver[:80]}",
                 f"receivers are {sorted(self.receivers())}",
             )
-        words, patient = _words(self.house, kind, what)
-        row = _Row(id=f"o_{secrets.token_hex(8)}", kind=kind, receiver=receiver, what=json.dumps(what), patient_id=patient, words=words,
+        words, patient, study = _words(self.house, kind, what)
+        row = _Row(id=f"o_{secrets.token_hex(8)}", kind=kind, receiver=receiver, what=json.dumps(what), patient_id=patient, study_id=study, words=words,
                    sha256=hashlib.sha256(words.encode()).hexdigest(), status=PROPOSED, proposed_by=by, created=now())  # fmt: skip
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
             session.add(row)
         return self._shown(row)
 
     def confirm(self, name: str, sha256: str, confirmed_by: str, by: str) -> Outgoing:
         """A person has looked at the difference and wants it sent. Raises 409 where it isn't what they looked at any more."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
             row = self._row(session, name)
             if row.status != PROPOSED:
                 raise Problem(409, "Decided", f"it is {row.status} already", "propose it again")
-            words, _ = _words(self.house, row.kind, json.loads(row.what))
+            words, *_ = _words(self.house, row.kind, json.loads(row.what))
             if sha256 != row.sha256 or hashlib.sha256(words.encode()).hexdigest() != row.sha256:
                 raise Problem(
                     409, "Changed", "it isn't what was looked at any more", "propose it again, and look at the difference"
@@ -158,7 +157,7 @@ class Outbox:
 
     def decline(self, name: str, by: str) -> Outgoing:
         """It isn't wanted. Raises 409 where it was decided."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
             row = self._row(session, name)
             if row.status not in (PROPOSED, WAITING, DEAD):
                 raise Problem(409, "Decided", f"it is {row.status} already", "")
@@ -179,13 +178,13 @@ class Outbox:
         words = json.dumps(what, sort_keys=True)
         row = _Row(id=f"o_{secrets.token_hex(8)}", kind=kind, receiver=receiver, what=json.dumps(what), patient_id=patient_id, words=words,
                    sha256=hashlib.sha256(words.encode()).hexdigest(), status=WAITING, proposed_by="settings", due=time.time(), created=now())  # fmt: skip
-        with Session(self._engine) as session, session.begin():
+        with Session(self.engine) as session, session.begin():
             session.add(row)
         self._wake.set()
 
     def again(self, name: str, by: str) -> Outgoing:
         """Try once more what was given up."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
             row = self._row(session, name)
             if row.status != DEAD:
                 raise Problem(409, "NotDead", f"it is {row.status}", "only what was given up is tried again by hand")
@@ -198,7 +197,7 @@ class Outbox:
 
     def get(self, name: str) -> Outgoing:
         """One. Raises NotFound."""
-        with Session(self._engine) as session:
+        with Session(self.engine) as session:
             return self._shown(self._row(session, name))
 
     def listed(self, patient_id: str | None = None, status: str | None = None, limit: int = 200) -> list[Outgoing]:
@@ -206,14 +205,14 @@ class Outbox:
         query = select(_Row).order_by(_Row.created.desc(), _Row.id)
         query = query if patient_id is None else query.where(_Row.patient_id == patient_id)
         query = query if status is None else query.where(_Row.status == status)
-        with Session(self._engine) as session:
+        with Session(self.engine) as session:
             return [self._shown(r, difference=False) for r in session.scalars(query.limit(limit))]
 
     def confirmed(self, draft_id: str) -> list[str]:
         """Who confirmed that a report be sent, each time that it was."""
         what = json.dumps({"draft_id": draft_id})
         query = select(_Row.confirmed_by).where(_Row.kind == "report", _Row.what == what, _Row.status == SENT).order_by(_Row.sent)
-        with Session(self._engine) as session:
+        with Session(self.engine) as session:
             return list(session.scalars(query))
 
     def _row(self, session: Session, name: str) -> _Row:
@@ -229,11 +228,10 @@ class Outbox:
 
     def _difference(self, row: _Row) -> list[str]:
         """Against what this receiver got last of the same kind about the same study."""
-        study = json.loads(row.what).get("study_id")
-        query = select(_Row).where(_Row.kind == row.kind, _Row.receiver == row.receiver, _Row.patient_id == row.patient_id, _Row.status == SENT,
-                                   _Row.id != row.id).order_by(_Row.sent.desc())  # fmt: skip
-        with Session(self._engine) as session:
-            before = next((r.words for r in session.scalars(query) if json.loads(r.what).get("study_id") == study), "")
+        query = select(_Row.words).where(_Row.kind == row.kind, _Row.receiver == row.receiver, _Row.patient_id == row.patient_id,
+                                         _Row.study_id == row.study_id, _Row.status == SENT, _Row.id != row.id)  # fmt: skip
+        with Session(self.engine) as session:
+            before = session.scalar(query.order_by(_Row.sent.desc()).limit(1)) or ""
         return [x for x in difflib.ndiff(before.splitlines(), row.words.splitlines()) if not x.startswith("? ")]
 
     # Sending
@@ -248,13 +246,13 @@ class Outbox:
             self._wake.wait(self._pause())
 
     def _pause(self) -> float:
-        with Session(self._engine) as session:
+        with Session(self.engine) as session:
             due = session.scalar(select(_Row.due).where(_Row.status == WAITING).order_by(_Row.due).limit(1))
         return 30.0 if due is None else min(30.0, max(0.05, due - time.time()))
 
     def work(self) -> None:
         """Send what is due, once each."""
-        with Session(self._engine) as session:
+        with Session(self.engine) as session:
             names = session.scalars(
                 select(_Row.id).where(_Row.status == WAITING, _Row.due <= time.time()).order_by(_Row.due)
             ).all()
@@ -264,7 +262,7 @@ class Outbox:
             self._attempt(name)
 
     def _attempt(self, name: str) -> None:
-        with Session(self._engine) as session, session.begin():
+        with Session(self.engine) as session, session.begin():
             row = session.get_one(_Row, name)
             row.attempts += 1
             row.due = time.time() + FIRST_WAIT_S * 2 ** (row.attempts - 1)  # a process that dies now tries again then
@@ -273,7 +271,7 @@ class Outbox:
         error = ""
         try:
             self.senders[kind](self.house, receiver, what)
-        except (NotAnswered, NotAccepted) as failure:
+        except NotTaken as failure:
             error = str(failure)[:300]
         except Problem as failure:
             error = failure.detail[:300]
@@ -282,7 +280,7 @@ class Outbox:
         except Exception as failure:  # noqa: BLE001 (told in the list; details would quote the patient)
             log.error("sending %s failed with %s", name, type(failure).__name__)
             error = f"it failed ({type(failure).__name__})"
-        with Session(self._engine) as session, session.begin():
+        with Session(self.engine) as session, session.begin():
             row = session.get_one(_Row, name)
             if row.status != WAITING:  # declined meanwhile
                 return
@@ -302,22 +300,28 @@ class Outbox:
 # What is sent
 
 
-def _words(house: House, kind: str, what: dict[str, Any]) -> tuple[str, str]:
-    """What would be sent in words, as a person looks at it, and whose it is."""
+def _words(house: House, kind: str, what: dict[str, Any]) -> tuple[str, str, str]:
+    """What would be sent in words, as a person looks at it; the patient and the study that it is about."""
     if kind == "report":
         draft = _signed(house, what)
         study = house.archive.study(draft.study_id) if draft.study_id else None
-        return as_text(draft, house.archive.patient(draft.patient_id), study).decode(), draft.patient_id
+        text = as_text(draft, house.archive.patient(draft.patient_id), study).decode()
+        return text, draft.patient_id, draft.study_id or ""
+    study, series, path, bundle = _mask(house, what)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    lines = [f"DICOM Segmentation on {study.handle} {study.date or ''} {series.modality} {series.description}".strip(),
+             f"by {bundle.name} {bundle.version} ({bundle.card.kind})", *(f"region: {r.name}" for r in bundle.card.regions), f"mask {digest[:16]}"]  # fmt: skip
+    return "\n".join(lines), study.patient_id, study.id
+
+
+def _mask(house: House, what: dict[str, Any]) -> tuple[Study, Series, Path, Bundle]:
+    """A mask's study, series, file, and the model that made it. Raises NotFound, and Refused where the model is gone."""
     study = house.archive.study(what["study_id"])
     series = next((s for s in study.series if s.id == what["series_id"]), None)
     path = house.archive.derived(what["series_id"]) / what["name"]
     if series is None or not path.is_file():
         raise NotFound("there is no such mask", "ask for a segmentation first")
-    bundle = bundle_of(house.resources.catalogue, what["name"])
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    lines = [f"DICOM Segmentation on {study.handle} {study.date or ''} {series.modality} {series.description}".strip(),
-             f"by {bundle.name} {bundle.version} ({bundle.card.kind})", *(f"region: {r.name}" for r in bundle.card.regions), f"mask {digest[:16]}"]  # fmt: skip
-    return "\n".join(lines), study.patient_id
+    return study, series, path, bundle_of(house.resources.catalogue, what["name"])
 
 
 def _signed(house: House, what: dict[str, Any]) -> Draft:
@@ -336,44 +340,35 @@ def _accession(house: House, uid: str | None) -> str:
 
 def _to_pacs(house: House, receiver: str, data: bytes) -> None:
     from serving import pacs
+    from serving.dimse import peers_of
 
     title = receiver.partition(":")[2]
     peer = peers_of(house.settings.dimse_peers).get(title)
     if peer is None:
-        raise NotAnswered(f"{title} isn't in dimse_peers any more")
+        raise NotTaken(f"{title} isn't in dimse_peers any more")
     stored = pacs.store(house.settings.ae_title, peer, [data])
     if title in house.settings.commit_by:
         pacs.ask_to_commit(house.settings.ae_title, peer, stored)
 
 
-def _send_mask(house: House, receiver: str, what: dict[str, Any]) -> str:
-    study = house.archive.study(what["study_id"])
-    series = next((s for s in study.series if s.id == what["series_id"]), None)
-    if series is None:
-        raise Refused("the series is gone")
-    data = as_seg(
-        house.archive,
-        study,
-        series,
-        bundle_of(house.resources.catalogue, what["name"]),
-        house.archive.derived(series.id) / what["name"],
-    )
-    _to_pacs(house, receiver, data)
-    return ""
+def _send_mask(house: House, receiver: str, what: dict[str, Any]) -> None:
+    study, series, path, bundle = _mask(house, what)
+    _to_pacs(house, receiver, as_seg(house.archive, study, series, bundle, path))
 
 
-def _send_report(house: House, receiver: str, what: dict[str, Any]) -> str:
+def _send_report(house: House, receiver: str, what: dict[str, Any]) -> None:
     draft = _signed(house, what)
     patient = house.archive.patient(draft.patient_id)
     study = house.archive.study(draft.study_id) if draft.study_id else None
-    if receiver.startswith("pacs:"):
+    way, _, name = receiver.partition(":")
+    if way == "pacs":
         _to_pacs(house, receiver, as_sr(draft, patient, study))
-    elif receiver.startswith("hl7:"):
-        name = receiver.partition(":")[2]
+    elif way == "hl7":
+        from serving import mllp
+
         accession = _accession(house, study.study_instance_uid if study else None)
-        send_hl7(house.settings.mllp_send_to[name], as_oru(draft, patient, study, accession, name))
+        mllp.send(house.settings.mllp_send_to[name], as_oru(draft, patient, study, accession, name))
     else:
         from serving import ehr
 
-        ehr.write_report(house, receiver.partition(":")[2], draft, str(what.get("confirmed_by") or ""))
-    return ""
+        ehr.write_report(house, name, draft, str(what.get("confirmed_by") or ""))

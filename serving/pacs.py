@@ -20,6 +20,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made from th
 )
 
 from serving.dimse import Peer
+from serving.errors import NotTaken
 
 log = logging.getLogger("consilium.pacs")
 SECONDS = 30
@@ -27,7 +28,7 @@ MOST_CLASSES = 120
 """Storage SOP classes that fit one association beside the query's own context (128 at most)."""
 
 
-class NotAnswered(Exception):
+class NotAnswered(NotTaken):
     """The PACS can't be reached, refuses us, or failed; the text says which."""
 
 

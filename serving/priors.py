@@ -21,8 +21,7 @@ class Priors:
 
     def __init__(self, house: House) -> None:
         self.house = house
-        if house.settings.priors_from:
-            house.archive.listeners.append(self.arrived)
+        house.archive.listeners.append(self.arrived)
 
     def arrived(self, done: Import) -> None:
         """DICOM studies came: their patients' earlier ones are asked for in the background."""

@@ -9,6 +9,7 @@ import hmac
 import json
 import secrets
 import time
+import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -107,7 +108,7 @@ class Subscriptions:
 
     # Webhooks
 
-    def _send_hook(self, house: House, receiver: str, what: dict[str, Any]) -> str:
+    def _send_hook(self, house: House, receiver: str, what: dict[str, Any]) -> None:
         number = int(receiver.partition(":")[2])
         if number >= len(house.settings.webhooks):
             raise Problem(404, "NoHook", "the webhook isn't in the settings any more", "")
@@ -117,7 +118,6 @@ class Subscriptions:
         headers = {"Content-Type": "application/json", "webhook-id": what["id"], "webhook-timestamp": stamp,
                    "webhook-signature": signature(hook.secret.get_secret_value(), what["id"], stamp, body)}  # fmt: skip
         _post(hook.url, body, headers)
-        return ""
 
     # FHIR
 
@@ -186,9 +186,8 @@ class Subscriptions:
             session.delete(row)
         self.house.archive.note(by, "unsubscribe", own, {})
 
-    def _send_subscription(self, house: House, receiver: str, what: dict[str, Any]) -> str:
+    def _send_subscription(self, house: House, receiver: str, what: dict[str, Any]) -> None:
         self._notify(receiver.partition(":")[2], what)
-        return ""
 
     def _notify(self, own: str, what: dict[str, Any]) -> None:
         with Session(self._engine) as session:
@@ -240,14 +239,8 @@ def notification(own: str, topic: str, what: dict[str, Any], count: int) -> dict
         "parameter": parts,
     }
     return {"resourceType": "Bundle", "type": "history", "timestamp": now(), "entry": [
-        {"fullUrl": f"urn:uuid:{_uuid()}", "resource": status, "request": {"method": "GET", "url": f"Subscription/{own}/$status"},
+        {"fullUrl": f"urn:uuid:{uuid.uuid4()}", "resource": status, "request": {"method": "GET", "url": f"Subscription/{own}/$status"},
          "response": {"status": "200"}}]}  # fmt: skip
-
-
-def _uuid() -> str:
-    import uuid
-
-    return str(uuid.uuid4())
 
 
 def signature(secret: str, name: str, stamp: str, body: bytes) -> str:

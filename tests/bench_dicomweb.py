@@ -5,7 +5,8 @@ import resource
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -34,6 +35,17 @@ def copies(file: Path, count: int) -> list[bytes]:
     return made
 
 
+def at_once(works: Sequence[Callable[[], object]]) -> float:
+    """Seconds until all of `works`, begun together in threads, are done."""
+    threads = [threading.Thread(target=work) for work in works]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - start
+
+
 def stored(url: str, clients: int, file: Path) -> float:
     """Instances a second, from the first byte to the last reply: kept and found by a search then."""
     bodies = [[body(files[k : k + 10]) for k in range(0, EACH, 10)] for files in (copies(file, EACH) for _ in range(clients))]
@@ -46,13 +58,7 @@ def stored(url: str, clients: int, file: Path) -> float:
                 if status != 200:
                     failed.append(status)
 
-    threads = [threading.Thread(target=send, args=(mine,)) for mine in bodies]
-    start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    seconds = time.perf_counter() - start
+    seconds = at_once([partial(send, mine) for mine in bodies])
     assert not failed, failed
     return clients * EACH / seconds
 

@@ -6,11 +6,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -20,7 +20,7 @@ from pydicom.uid import CTImageStorage
 from pynetdicom import AE
 
 from tests.bench import served
-from tests.bench_dicomweb import copies
+from tests.bench_dicomweb import at_once, copies
 from tests.bench_intake import ct_slices
 from tests.serving.browser import free_port
 from tests.serving.test_dicomweb import body
@@ -52,13 +52,7 @@ def cstored(port: int, title: str, clients: int, file: Path) -> float:
                 failed.append(status)
         link.release()
 
-    threads = [threading.Thread(target=send, args=(mine,)) for mine in batches]
-    start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    seconds = time.perf_counter() - start
+    seconds = at_once([partial(send, mine) for mine in batches])
     assert not failed, failed[0]
     return clients * EACH / seconds
 

@@ -85,9 +85,10 @@ def keep(session: Session, patient_id: str, bundle_id: str, resources: Sequence[
 
 
 def untold(session: Session, objects: Objects) -> list[str]:
-    """Bundles of FHIR resources whose resources aren't kept: they came before this was done."""
-    known = select(ResourceRow.bundle_id)
-    query = select(BundleRow.id, BundleRow.sha256).where(BundleRow.study_id.is_(None), BundleRow.id.not_in(known))
+    """Bundles of FHIR resources, where none was kept yet: they came before this was done. All are filled in at once, so later starts read none."""
+    if session.scalar(select(ResourceRow.name).limit(1)) is not None:
+        return []
+    query = select(BundleRow.id, BundleRow.sha256).where(BundleRow.study_id.is_(None), BundleRow.title.not_like("%.hl7"))
     return [name for name, sha in session.execute(query) if objects.there(sha) and _holds_resources(objects.get(sha))]
 
 

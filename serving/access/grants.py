@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from serving.errors import Problem
 
 _SCOPE = re.compile(r"(patient|user|system)/(\*|[A-Z][A-Za-z]+)\.(read|write|\*|c?r?u?d?s?)(\?.*)?")
-_LETTERS = {"read": "rs", "write": "cud"}
 
 
 @dataclass(frozen=True)
@@ -34,17 +33,24 @@ class Grant:
 
 def is_resource_scope(scope: str) -> bool:
     """True for scopes on resources that can be read here; a v2 scope with a query isn't among them: it would be granted too widely."""
+    return parted(scope) is not None
+
+
+def parted(scope: str) -> tuple[str, str, set[str]] | None:
+    """Level, type and letters (c, r, u, d, s) of a scope on resources; None for others, and for those with a query."""
     found = _SCOPE.fullmatch(scope)
-    return found is not None and bool(found[3]) and found[4] is None
+    if found is None or not found[3] or found[4]:
+        return None
+    return found[1], found[2], set({"read": "rs", "write": "cud", "*": "cruds"}.get(found[3], found[3]))
 
 
 def allows(scopes: tuple[str, ...], action: str, kind: str) -> bool:
-    """Whether some scope allows `read` (r, s) or `write` (c, u) on a type."""
-    for scope in scopes:
-        found = _SCOPE.fullmatch(scope)
-        if found is None or found[4]:
-            continue
-        letters = "cruds" if found[3] == "*" else _LETTERS.get(found[3], found[3])
-        if (kind in (found[2], "*") or found[2] == "*") and set(letters) & set("rs" if action == "read" else "cu"):
-            return True
-    return False
+    """Whether some scope allows `read` (r, s) or `write` (c, u) on a type; `*` asks for some type."""
+    wanted = set("rs" if action == "read" else "cu")
+    return any(p[1] in ("*", kind) or kind == "*" for s in scopes if (p := parted(s)) is not None and p[2] & wanted)
+
+
+def within(scope: str, wide: str) -> bool:
+    """Whether a scope on resources asks for no more than `wide` does."""
+    one, other = parted(scope), parted(wide)
+    return one is not None and other is not None and one[0] == other[0] and other[1] in ("*", one[1]) and one[2] <= other[2]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from knowledge.errors import NotFound
 from serving.access.assertions import Assertions
 from serving.access.grants import Grant
-from serving.api.deps import HouseDep, grant_of
+from serving.api.deps import HouseDep, grant_of, root_of
 from serving.api.fhir.shelf import Shelf
 from serving.cards import Cards
 from serving.errors import Problem
@@ -68,10 +68,11 @@ async def calling(house: HouseDep, request: Request) -> Grant:
     """The EHR that calls: by a JWT that its registered key signed for this very URL, or with a key of ours. Raises 401."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and secret.count(".") == 2:
-        root = (house.settings.public_url or str(request.base_url)).rstrip("/")
         try:
             issuer = await run_in_threadpool(
-                Assertions(house.settings.cds_clients, house.tokens).issuer, secret.strip(), f"{root}{request.url.path}"
+                Assertions(house.settings.cds_clients, house.tokens).issuer,
+                secret.strip(),
+                f"{root_of(request)}{request.url.path}",
             )
         except (jwt.PyJWTError, OSError, ValueError, KeyError) as error:
             raise Problem(401, "Unauthorized", "the EHR's JWT isn't taken", str(error)[:200]) from error
@@ -102,7 +103,7 @@ def hook(
     patient = _patient(house, asked)
     if patient is None:
         return {"cards": []}
-    cards = Cards(house, patient, (house.settings.public_url or str(request.base_url)).rstrip("/"))
+    cards = Cards(house, patient, root_of(request))
     made = cards.patient_view() if offered["hook"] == "patient-view" else cards.order_select(_orders(asked.context))
     return {"cards": [{"uuid": str(uuid.uuid4()), **c} for c in made]}
 

@@ -10,6 +10,7 @@ from serving.access.grants import Grant
 from serving.errors import Problem
 from serving.house import House
 from serving.outgoing import Outbox
+from serving.settings import LOOPBACK
 from serving.subscriptions import Subscriptions
 
 
@@ -55,6 +56,20 @@ async def subscriptions_of(request: Request) -> Subscriptions:
     """Who is told of what."""
     subscriptions: Subscriptions = request.app.state.subscriptions
     return subscriptions
+
+
+def root_of(request: Request) -> str:
+    """Where others reach this server, without a slash at the end: by the settings, or as the caller reached it.
+
+    dicomweb-client names the host without its port: where it is this very socket's address, the port is known.
+    """
+    settings = request.app.state.house.settings
+    if settings.public_url:
+        return str(settings.public_url).rstrip("/")
+    base, (host, port) = request.base_url, request.scope.get("server") or ("", None)
+    if base.port is None and port not in (None, 80, 443) and base.hostname in (host, "localhost" if host in LOOPBACK else host):
+        base = base.replace(port=port)
+    return str(base).rstrip("/")
 
 
 HouseDep = Annotated[House, Depends(house_of)]

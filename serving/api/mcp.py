@@ -4,10 +4,10 @@ A key that sees every patient names the case in each call; a token for one patie
 """
 
 import asyncio
-import json
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import mcp_types as types
@@ -16,17 +16,15 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.datastructures import Headers
-from starlette.types import Receive, Scope, Send
 
 from agent.answer import Answer
-from serving.access.bounds import CHAT
+from agent.assistant import SOFTWARE
+from knowledge.evidence import Evidence
 from serving.access.grants import Grant
-from serving.api.deps import grant_of
 from serving.api.tools import Ran, RunRequest, run, type_of
-from serving.errors import Problem, answered, problem
+from serving.errors import Problem, problem
 from serving.house import House
-from serving.settings import LOOPBACK, Settings
+from serving.settings import LOOPBACK
 from tools.base import CaseTool, Effect
 from tools.registry import types_for
 
@@ -103,9 +101,7 @@ def server_of(house: Callable[[], House], local: Grant | None = None) -> Server[
             raise MCPError(types.INVALID_PARAMS, f"{told['detail']}. {told.get('hint', '')}".strip()) from None
         return types.ReadResourceResult(contents=[types.TextResourceContents(uri=uri, mime_type="application/json", text=text)])
 
-    from importlib.metadata import version
-
-    return Server("consilium", version=version("consilium"), title="Consilium", instructions=NOTE, on_list_tools=list_tools, on_call_tool=call_tool,
+    return Server("consilium", version=SOFTWARE.partition(" ")[2], title="Consilium", instructions=NOTE, on_list_tools=list_tools, on_call_tool=call_tool,
                   on_list_resources=list_resources, on_list_resource_templates=list_templates, on_read_resource=read_resource)  # fmt: skip
 
 
@@ -123,7 +119,7 @@ def _name(tool: type[CaseTool]) -> str:
 def _offered(tool: type[CaseTool], grant: Grant) -> types.Tool:
     """A tool's statement, with the case as an argument for those who see every patient."""
     told = tool.described()
-    schema = json.loads(json.dumps(told["parameters"]))
+    schema = deepcopy(told["parameters"])
     if grant.patient is None:
         needed = [*schema.get("required", []), *(["patient_id"] if tool.needs.case else [])]
         schema["properties"] = {**schema.get("properties", {}), "patient_id": OWNER, "study_ids": STUDIES}
@@ -184,14 +180,13 @@ async def _told(sending: Coroutine[Any, Any, None]) -> None:
 
 
 def _result(done: Ran) -> types.CallToolResult:
-    links = [types.ResourceLink(type="resource_link", uri=_evidence_uri(e.href), name=e.id, title=e.title, description=e.statement[:300], mime_type="application/json")
-             for e in done.evidence[:50]]  # fmt: skip
-    return types.CallToolResult(content=[types.TextContent(type="text", text=done.text), *links], structured_content=done.model_dump(mode="json"),
+    return types.CallToolResult(content=[types.TextContent(type="text", text=done.text), *_links(done.evidence[:50])], structured_content=done.model_dump(mode="json"),
                                 is_error=done.status not in ("ok", "not_applicable"))  # fmt: skip
 
 
-def _evidence_uri(href: str) -> str:
-    return f"{SCHEME}evidence/{href.rsplit('/', 1)[-1]}"
+def _links(evidence: Sequence[Evidence]) -> list[types.ResourceLink]:
+    return [types.ResourceLink(type="resource_link", uri=f"{SCHEME}evidence/{e.href.rsplit('/', 1)[-1]}", name=e.id, title=e.title,
+                               description=e.statement[:300], mime_type="application/json") for e in evidence]  # fmt: skip
 
 
 def _failed(error: Exception) -> types.CallToolResult:
@@ -232,8 +227,7 @@ async def _asked(house: House, grant: Grant, arguments: dict[str, Any], ctx: Any
     if answer is None:
         raise Problem(409, "Stopped", "the answer was stopped", "ask again")
     cited = {i for s in answer.statements for i in s.evidence}
-    links = [types.ResourceLink(type="resource_link", uri=_evidence_uri(e.href), name=e.id, title=e.title, description=e.statement[:300], mime_type="application/json")
-             for e in answer.evidence if e.id in cited]  # fmt: skip
+    links = _links([e for e in answer.evidence if e.id in cited])
     text = f"{answer.text}\n\n({NOTE} conversation_id: {conversation.id})"
     return types.CallToolResult(
         content=[types.TextContent(type="text", text=text), *links], structured_content=answer.model_dump(mode="json")
@@ -260,38 +254,15 @@ def _read(house: House, grant: Grant, uri: str) -> str:
 # Over HTTP
 
 
-class Door:
-    """The ASGI endpoint of `/mcp`: nobody comes in without a key."""
-
-    def __init__(self, house: Callable[[], House], settings: Settings) -> None:
-        self._house = house
-        local = settings.host in LOOPBACK and not settings.public_url
-        security = TransportSecuritySettings(
-            enable_dns_rebinding_protection=local, allowed_hosts=["127.0.0.1:*", "localhost:*", "[::1]:*", "127.0.0.1", "localhost", "testserver"],
-            allowed_origins=["http://127.0.0.1:*", "http://localhost:*", "http://[::1]:*", *settings.allowed_origins],
-        )  # fmt: skip
-        self._settings, self._security = settings, security
-        self.manager = self._made()
-
-    def _made(self) -> StreamableHTTPSessionManager:
-        return StreamableHTTPSessionManager(app=server_of(self._house), security_settings=self._security)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Sessions live within."""
-        self.manager = self._made()
-        async with self.manager.run():
-            yield
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            grant = scope["consilium.grant"] = grant_of(self._house(), Headers(scope=scope))
-            if grant.scopes is not None and (CHAT not in grant.scopes or grant.patient is None):
-                raise Problem(403, "Scope", f"the token's scopes lack {CHAT}", "ask for it, for one patient")
-        except Problem as refusal:
-            await answered(problem(refusal))(scope, receive, send)
-            return
-        await self.manager.asgi_app(scope, receive, send)
+def manager_of(house: Callable[[], House]) -> StreamableHTTPSessionManager:
+    """Sessions over HTTP, guarded against rebound names on loopback (`serving.door` has asked for the key)."""
+    settings = house().settings
+    local = settings.host in LOOPBACK and not settings.public_url
+    security = TransportSecuritySettings(
+        enable_dns_rebinding_protection=local, allowed_hosts=["127.0.0.1:*", "localhost:*", "[::1]:*", "127.0.0.1", "localhost", "testserver"],
+        allowed_origins=["http://127.0.0.1:*", "http://localhost:*", "http://[::1]:*", *settings.allowed_origins],
+    )  # fmt: skip
+    return StreamableHTTPSessionManager(app=server_of(house), security_settings=security)
 
 
 # Over stdio

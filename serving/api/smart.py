@@ -18,8 +18,8 @@ from serving import ehr
 from serving.access.assertions import ALGORITHMS, Assertions
 from serving.access.bounds import CHAT
 from serving.access.clients import SmartClient
-from serving.access.grants import Grant, is_resource_scope
-from serving.api.deps import Caller, Granted, HouseDep
+from serving.access.grants import Grant, is_resource_scope, within
+from serving.api.deps import Caller, Granted, HouseDep, root_of
 from serving.errors import Problem
 from serving.house import House
 
@@ -30,11 +30,6 @@ ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 OTHER_SCOPES = ("launch", "launch/patient", "openid", "fhirUser", CHAT)
 CAPABILITIES = ["launch-ehr", "launch-standalone", "client-public", "client-confidential-asymmetric", "context-ehr-patient",
                 "context-standalone-patient", "permission-patient", "permission-user", "permission-v1", "permission-v2"]  # fmt: skip
-
-
-def root_of(house: House, request: Request) -> str:
-    """Where others reach this server."""
-    return (house.settings.public_url or str(request.base_url)).rstrip("/")
 
 
 _PAGES: dict[int | str, dict[str, Any]] = {
@@ -50,7 +45,7 @@ _OAUTH: dict[int | str, dict[str, Any]] = {
     "/fhir/.well-known/smart-configuration", operation_id="smart_configuration", summary="SMART's endpoints and what they can do"
 )
 def configuration(house: HouseDep, request: Request) -> JSONResponse:
-    root = root_of(house, request)
+    root = root_of(request)
     return JSONResponse({
         "authorization_endpoint": f"{root}/auth/authorize", "token_endpoint": f"{root}/auth/token",
         "token_endpoint_auth_methods_supported": ["private_key_jwt"], "token_endpoint_auth_signing_alg_values_supported": list(ALGORITHMS),
@@ -144,7 +139,7 @@ def _refused(house: House, request: Request, asked: dict[str, str]) -> Response 
     error = {}
     if asked.get("response_type") != "code":
         error = {"error": "unsupported_response_type"}
-    elif asked.get("aud", "").rstrip("/") != f"{root_of(house, request)}/fhir":
+    elif asked.get("aud", "").rstrip("/") != f"{root_of(request)}/fhir":
         error = {"error": "invalid_request", "error_description": "aud isn't this server's /fhir"}
     elif asked.get("code_challenge_method") != "S256" or len(asked.get("code_challenge", "")) != 43:
         error = {"error": "invalid_request", "error_description": "PKCE with S256 is needed"}
@@ -160,17 +155,7 @@ def _refused(house: House, request: Request, asked: dict[str, str]) -> Response 
 def _granted(client: SmartClient, asked: str) -> list[str]:
     """The asked scopes that this client may have: those in its registration, or within one that is. The first in order, each once."""
     known = [s for s in dict.fromkeys(asked.split()) if s in OTHER_SCOPES or is_resource_scope(s)]
-    return [s for s in known if s in client.scopes or any(_within(s, c) for c in client.scopes)]
-
-
-def _within(scope: str, wide: str) -> bool:
-    if not (is_resource_scope(scope) and is_resource_scope(wide)):
-        return False
-    letters = [
-        {"read": "rs", "write": "cud", "*": "cruds"}.get(s.rpartition(".")[2], s.rpartition(".")[2]) for s in (scope, wide)
-    ]
-    (level, _, kind), (wide_level, _, wide_kind) = (s.rpartition(".")[0].partition("/") for s in (scope, wide))
-    return level == wide_level and wide_kind in ("*", kind) and set(letters[0]) <= set(letters[1])
+    return [s for s in known if s in client.scopes or any(within(s, c) for c in client.scopes)]
 
 
 def _back(asked: dict[str, str], told: dict[str, str]) -> Response:
@@ -279,7 +264,7 @@ def _asserted(house: House, request: Request, form: dict[str, str], expected: st
     """The client that signed the assertion. Raises what `Assertions.issuer` does."""
     known = {n: c.jwks for n, c in house.settings.smart_clients.items() if c.jwks is not None and expected in (None, n)}
     return Assertions(known, house.tokens).issuer(
-        form.get("client_assertion", ""), f"{root_of(house, request)}/auth/token", subject=True
+        form.get("client_assertion", ""), f"{root_of(request)}/auth/token", subject=True
     )
 
 
@@ -308,7 +293,7 @@ async def launch(
     place = await run_in_threadpool(ehr.endpoints, known)
     server = house.settings.ehr_servers[known]
     challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
-    query = {"response_type": "code", "client_id": server.client_id, "redirect_uri": f"{root_of(house, request)}/launch/callback", "scope": server.scopes,
+    query = {"response_type": "code", "client_id": server.client_id, "redirect_uri": f"{root_of(request)}/launch/callback", "scope": server.scopes,
              "state": state, "aud": known, "launch": launch, "code_challenge": challenge, "code_challenge_method": "S256"}  # fmt: skip
     return RedirectResponse(f"{place['authorization_endpoint']}?{urlencode(query)}", 303)
 
@@ -338,7 +323,7 @@ async def callback(
     if error or not code:
         raise Problem(403, "Declined", "the EHR didn't let us in", "launch again from the EHR")
     patient, user = await run_in_threadpool(
-        ehr.launched, house, begun["iss"], code, begun["verifier"], f"{root_of(house, request)}/launch/callback"
+        ehr.launched, house, begun["iss"], code, begun["verifier"], f"{root_of(request)}/launch/callback"
     )
     grant = Grant(f"launched from {urlsplit(begun['iss']).hostname}", patient, (CHAT, "patient/*.rs"), user)
     session = await run_in_threadpool(house.tokens.token, grant, SESSION_S)

@@ -12,16 +12,15 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from knowledge.evidence import Fact, ImageRef, Kind
-from knowledge.reporting.drafts import By, Draft, Sentence, Signature, now
+from knowledge.reporting.drafts import Signature, now
 from knowledge.studies import nifti
 from knowledge.studies.archive import Archive
 from knowledge.studies.unpack import Incoming
 from serving.app import create_app
 from serving.settings import Settings
 from tests.serving.browser import CHROMIUM, FLAGS, free_port, running
+from tests.serving.drafts import draft_on
 from tests.serving.test_dicomweb import series
-from tools.concepts import LONG_AXIS
 from tools.export.report import as_sr
 from tools.export.seg import as_seg
 from tools.models.catalogue import Catalogue
@@ -82,20 +81,7 @@ def filled(archive: Archive) -> str:
         [Incoming("seg.dcm", as_seg(archive, archive.study(study.id), study.series[0], bundle, mask))]
     ).rejected
     assert study.study_instance_uid
-    source = ImageRef(study_id=study.id, series_uid=study.series[0].series_uid, sop_instance_uids=[archive.frames(study.series[0].id)[0][0]],
-                      model="made up", model_version="1")  # fmt: skip
-    fact = Fact(
-        kind=Kind.MEASUREMENT,
-        title="Longest axial diameter",
-        statement="It is 21 mm.",
-        value=21.0,
-        unit="mm",
-        code=LONG_AXIS,
-        source=source,
-    )
-    draft = Draft(id="d_0", patient_id="P1", study_id=study.id, study_date=study.date, modality="MR", template="t", title="MRI", language="en", created=now(),
-                  sentences=[Sentence(part="FINDINGS", text=SAID, by=By.EVIDENCE, facts=[0])], facts=[fact], software="consilium 0",
-                  signature=Signature(name="Rita Reader", at=now(), sha256="0" * 64))  # fmt: skip
+    draft = draft_on(archive, study, SAID, signature=Signature(name="Rita Reader", at=now(), sha256="0" * 64))
     report = as_sr(draft, archive.patient("P1"), archive.study(study.id))
     assert not archive.add([Incoming("sr.dcm", report)]).rejected
     return study.study_instance_uid

@@ -24,8 +24,6 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made from th
     StudyRootQueryRetrieveInformationModelGet,
 )
 
-from knowledge.evidence import Fact, ImageRef, Kind
-from knowledge.reporting.drafts import By, Draft, Sentence, now
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import from_bytes
 from serving import outgoing
@@ -34,10 +32,10 @@ from serving.access.keys import KeyRing
 from serving.app import create_app
 from serving.settings import Settings
 from tests.serving.browser import free_port, running
+from tests.serving.drafts import draft_on
 from tests.serving.test_dicomweb import series, stored, uids
 from tests.serving.test_mllp import told
 from tests.serving.test_smart import key_pair
-from tools.concepts import LONG_AXIS
 
 SIGNER = "Dr Rita Reader"
 
@@ -69,32 +67,14 @@ def place(tmp_path: Path) -> Iterator[tuple[TestClient, dict[str, Any]]]:
         yield client, ports
 
 
-def drafted(client: TestClient, text: str = "A lesion of 21 mm.") -> str:
-    """A draft on P1's study."""
+def drafted(client: TestClient, text: str = "A lesion of 21 mm.", study: int = -1) -> str:
+    """A draft on P1's newest study, or another."""
     house = client.app.state.house  # type: ignore[attr-defined]
-    study = house.archive.studies("P1")[-1]
-    source = ImageRef(study_id=study.id, series_uid=study.series[0].series_uid, sop_instance_uids=[house.archive.frames(study.series[0].id)[0][0]],
-                      model="made up", model_version="1")  # fmt: skip
-    fact = Fact(
-        kind=Kind.MEASUREMENT,
-        title="Longest axial diameter",
-        statement="It is 21 mm.",
-        value=21.0,
-        unit="mm",
-        code=LONG_AXIS,
-        source=source,
-    )
-    sentences = [
-        Sentence(part="FINDINGS", text=text, by=By.EVIDENCE, facts=[0]),
-        Sentence(part="IMPRESSION", text="One lesion | ^ & ~.", by=By.READER),
-    ]
-    draft = Draft(id=f"d_{hashlib.sha256(text.encode()).hexdigest()[:16]}", patient_id="P1", study_id=study.id, study_date=study.date, modality="MR", body_part="BRAIN",
-                  template="t", title="MRI of the brain", language="en", created=now(), sentences=sentences, facts=[fact], software="consilium 0")  # fmt: skip
-    return str(house.resources.drafts.add(draft).id)
+    return str(house.resources.drafts.add(draft_on(house.archive, house.archive.studies("P1")[study], text)).id)
 
 
-def signed(client: TestClient, text: str = "A lesion of 21 mm.") -> str:
-    name = drafted(client, text)
+def signed(client: TestClient, text: str = "A lesion of 21 mm.", study: int = -1) -> str:
+    name = drafted(client, text, study)
     reply = client.post(f"/v1/drafts/{name}/sign", json={"name": SIGNER, "version": 1})
     assert reply.status_code == 200, reply.text
     return name
@@ -211,6 +191,25 @@ def test_nothing_leaves_without_a_look_and_a_name(place: tuple[TestClient, dict[
         declined = client.post(f"/v1/outgoing/{second['id']}/decline").json()
         assert declined["status"] == "declined"
         confirmed(client, second, 409)
+    finally:
+        pacs.server.shutdown()
+
+
+def test_difference_is_to_what_was_sent_of_the_same_study(place: tuple[TestClient, dict[str, Any]]) -> None:
+    client, ports = place
+    assert (
+        stored(client, series("P1", date="20250101", BodyPartExamined="BRAIN", StudyInstanceUID="1.2.3.4.6")).status_code == 200
+    )
+    pacs = Pacs(ports["pacs"], ports["dimse"])
+    try:
+        first = proposed(client, signed(client, "The older one.", 0), "pacs:PACS")
+        confirmed(client, first)
+        state(client, first, "sent")
+        assert not [
+            x for x in proposed(client, signed(client, "The newer one.", 1), "pacs:PACS")["difference"] if x.startswith("- ")
+        ]
+        again = proposed(client, signed(client, "The older one, changed.", 0), "pacs:PACS")
+        assert [x for x in again["difference"] if x.startswith("- ")] == ["- The older one."]
     finally:
         pacs.server.shutdown()
 

@@ -151,7 +151,7 @@ def measured(
         "subject": reference_to(patient_id) if linked else {"identifier": {"value": patient_id}},
         **({"effectiveDateTime": study.date} if study and study.date else {}),
         "valueQuantity": quantity(fact.value, fact.unit),
-        **({"bodySite": place} if place else {}), "method": {"text": f"{source.model} {source.model_version}".strip()},
+        **({"bodySite": place} if place else {}), "method": {"text": models_of([fact])[0]},
         "device": {**({"reference": SOFTWARE} if linked else {}), "display": "Consilium (research use only)"},
         "derivedFrom": derived_from(source, study if linked else None), "note": [{"text": f"{fact.statement} {NOTE}"}],
     }  # fmt: skip
@@ -243,6 +243,11 @@ def conclusions(draft: Draft) -> list[Resource]:
              if f.kind is Kind.RULE and isinstance(f.source, RuleRef) and isinstance(f.value, dict) and f.value.get("category")]  # fmt: skip
     return [{"coding": [{"system": f"urn:consilium:rule:{rule}", "code": str(category)}], "text": str(category)}
             for rule, category in dict.fromkeys((r, str(c)) for r, c in found)]  # fmt: skip
+
+
+def models_of(facts: Sequence[Fact]) -> list[str]:
+    """Each model with its version that facts on images come from, in order."""
+    return [f"{f.source.model} {f.source.model_version}".strip() for f in facts if isinstance(f.source, ImageRef)]
 
 
 def provenance(target: str, recorded: str, models: Sequence[str], version: str, sources: Sequence[Resource], question: str = "",

@@ -8,10 +8,9 @@ from fastapi import Depends, Header, Request
 
 from knowledge.studies.query import DicomIndex, Stored
 from serving.api import multipart
-from serving.api.deps import Caller, HouseDep
+from serving.api.deps import Caller, HouseDep, root_of
 from serving.errors import Problem
 from serving.house import House
-from serving.settings import LOOPBACK, Settings
 
 PREFIX = "/dicom-web"
 JSON = "application/dicom+json"
@@ -95,17 +94,8 @@ def index_of(house: House) -> DicomIndex:
 
 
 def base_of(request: Request) -> str:
-    """Where DICOMweb is found: by the settings, or as the caller reached it.
-
-    dicomweb-client names the host without its port: where it is this very socket's address, the port is known.
-    """
-    settings: Settings = request.app.state.house.settings
-    if settings.public_url:
-        return settings.public_url.rstrip("/") + PREFIX
-    base, (host, port) = request.base_url, request.scope.get("server") or ("", None)
-    if base.port is None and port not in (None, 80, 443) and base.hostname in (host, "localhost" if host in LOOPBACK else host):
-        base = base.replace(port=port)
-    return str(base).rstrip("/") + PREFIX
+    """Where DICOMweb is found."""
+    return root_of(request) + PREFIX
 
 
 def link_to(base: str, stored: Stored) -> str:

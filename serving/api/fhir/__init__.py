@@ -32,7 +32,7 @@ Own = Annotated[str, Path(pattern=r"^[A-Za-z0-9\-.]{1,64}$", description="A logi
 
 def shelf_of(house: House, request: Request, grant: Grant) -> Shelf:
     """The resources that this caller may see."""
-    return Shelf(house, base_of(request, house.settings.public_url), grant, request.app.state.outbox.confirmed)
+    return Shelf(house, base_of(request), grant, request.app.state.outbox.confirmed)
 
 
 def _known(kind: str) -> str:
@@ -57,7 +57,7 @@ async def body_of(request: Request) -> Any:
 
 @router.get("/metadata", operation_id="fhir_metadata", summary="CapabilityStatement", responses={200: RESOURCE})
 async def metadata(house: HouseDep, request: Request) -> Response:
-    shelf = Shelf(house, base_of(request, house.settings.public_url))
+    shelf = Shelf(house, base_of(request))
     root = shelf.base.removesuffix("/fhir")
     return answer(statement(shelf, {"authorize": f"{root}/auth/authorize", "token": f"{root}/auth/token"}, house.started))
 
@@ -99,7 +99,7 @@ def export(house: HouseDep, grant: Granted, request: Request) -> Response:
     job = exports_of(house.settings.data / "exports").start(
         shelf_of(house, request, grant), kinds, since, str(request.url), grant.name
     )
-    base = base_of(request, house.settings.public_url)
+    base = base_of(request)
     return Response(None, 202, {"Content-Location": f"{base}/export/{job}"})
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import Request, Response
 
+from serving.api.deps import root_of
 from serving.errors import Problem
 
 Resource = dict[str, Any]
@@ -37,6 +38,6 @@ def http_date(instant: str) -> str:
     return format_datetime(datetime.fromisoformat(instant.replace("Z", "+00:00")), usegmt=True)
 
 
-def base_of(request: Request, public_url: str | None) -> str:
-    """Our base URL, by setting or as the request named it."""
-    return f"{(public_url or str(request.base_url)).rstrip('/')}{ROOT}"
+def base_of(request: Request) -> str:
+    """Where FHIR is found."""
+    return root_of(request) + ROOT

@@ -389,19 +389,13 @@ def included(shelf: Shelf, asked: Asked, page: list[Resource]) -> list[Resource]
             more.append(resource)
 
     for one in asked.include:
-        kind, name, target = (*one.split(":"), "", "")[:3]
-        parameter = _parameter(kind, name)
-        if kind not in KINDS or parameter is None or parameter.kind != "reference":
-            raise Problem(400, "BadParameter", f"_include={one} names no reference", "write it as ImagingStudy:patient")
+        kind, parameter, target = _reference_of("_include", one, "ImagingStudy:patient")
         for resource in [r for r in [*page, *more] if r["resourceType"] == kind]:
             for value in (v for p in parameter.paths for v in values(resource, p)):
                 take(_followed(shelf, value, target))
+    names = {f"{r['resourceType']}/{r['id']}" for r in page}
     for one in asked.back:
-        kind, name, _ = (*one.split(":"), "", "")[:3]
-        parameter = _parameter(kind, name)
-        if kind not in KINDS or parameter is None or parameter.kind != "reference":
-            raise Problem(400, "BadParameter", f"_revinclude={one} names no reference", "write it as Provenance:target")
-        names = {f"{r['resourceType']}/{r['id']}" for r in page}
+        kind, parameter, _ = _reference_of("_revinclude", one, "Provenance:target")
         if not shelf.readable(kind):
             continue
         for patient in {p for r in page if (p := owner_of(shelf, r)) is not None}:
@@ -409,6 +403,15 @@ def included(shelf: Shelf, asked: Asked, page: list[Resource]) -> list[Resource]
                 if any(isinstance(v, dict) and v.get("reference") in names for p in parameter.paths for v in values(resource, p)):
                     take(resource)
     return more
+
+
+def _reference_of(what: str, asked: str, example: str) -> tuple[str, Parameter, str]:
+    """Type, parameter and target of Type:parameter:target. Raises 400 where it names no reference."""
+    kind, name, target = (*asked.split(":"), "", "")[:3]
+    parameter = _parameter(kind, name)
+    if kind not in KINDS or parameter is None or parameter.kind != "reference":
+        raise Problem(400, "BadParameter", f"{what}={asked} names no reference", f"write it as {example}")
+    return kind, parameter, target
 
 
 def owner_of(shelf: Shelf, resource: Resource) -> str | None:

@@ -1,10 +1,10 @@
 """Every FHIR resource that the house can give: what came as such, and what is made of studies, reports, drafts, answers and the audit."""
 
-import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
+from agent.assistant import SOFTWARE
 from agent.memory import Message
 from knowledge.errors import NotFound
 from knowledge.evidence import Evidence, Fact, ImageRef, Kind
@@ -13,7 +13,7 @@ from knowledge.studies import arrivals
 from knowledge.studies.audit import AuditEntry
 from knowledge.studies.model import Study
 from knowledge.studies.query import DicomIndex
-from knowledge.studies.resources import Kept, logical_id
+from knowledge.studies.resources import logical_id
 from serving.access.grants import Grant, allows
 from serving.house import House
 from tools.export import fhir
@@ -53,7 +53,7 @@ class Shelf:
         self.house, self.archive, self.base, self.grant = house, house.archive, base, grant
         self.only = grant.patient if grant else None
         self._confirmed = confirmed
-        self.version = f"consilium {_version()}"
+        self.version = SOFTWARE
 
     def readable(self, kind: str) -> bool:
         """Whether the caller's scopes let resources of a type be read."""
@@ -144,9 +144,8 @@ class Shelf:
         return [self._patient(p) for p in ([patient] if patient else self.patients())]
 
     def _patient(self, patient: str) -> Resource:
-        sent: Kept | None = self.archive.kept_resource("Patient", logical_id(patient))
-        made = fhir.patient(self.archive.patient(patient), sent.data if sent else None)
-        return made
+        sent = self.archive.kept_resource("Patient", logical_id(patient))
+        return fhir.patient(self.archive.patient(patient), sent.data if sent else None)
 
     def _studies(self, patient: str | None) -> list[Resource]:
         studies = self.archive.studies(patient)
@@ -160,8 +159,8 @@ class Shelf:
             return None
         if self.only not in (None, study.patient_id):
             return None
-        dicom = study.source.format == "DICOM" and study.study_instance_uid
-        instances = DicomIndex(self.archive).stored(study.study_instance_uid) if dicom and study.study_instance_uid else []
+        uid = study.study_instance_uid if study.source.format == "DICOM" else None
+        instances = DicomIndex(self.archive).stored(uid) if uid else []
         updated = arrivals.of_studies(self.archive, [study.id]).get(study.id, arrivals.LONG_AGO)
         return fhir.imaging_study(study, updated, instances, ENDPOINT)
 
@@ -243,7 +242,7 @@ class Shelf:
         for draft in self._drafts(patient):
             study = self._known_study(draft.study_id)
             sources = [{"reference": f"ImagingStudy/{fhir.own_id(study.id)}"}] if study else []
-            models = [f"{f.source.model} {f.source.model_version}".strip() for f in draft.facts if isinstance(f.source, ImageRef)]
+            models = fhir.models_of(draft.facts)
             when = draft.signature.at if draft.signature else draft.created
             person = draft.signature.name if draft.signature else ""
             for target in (
@@ -259,10 +258,11 @@ class Shelf:
                 if fact.kind is Kind.MEASUREMENT and isinstance(fact.source, ImageRef) and target not in seen:
                     seen.add(target)
                     sources = fhir.derived_from(fact.source, self._known_study(fact.source.study_id))
-                    model = f"{fact.source.model} {fact.source.model_version}".strip()
                     told = message.answer.provenance
                     version = f"{told.software}, planner {told.planner.model}"
-                    made.append(fhir.provenance(target, message.created, [model], version, sources, message.question))
+                    made.append(
+                        fhir.provenance(target, message.created, fhir.models_of([fact]), version, sources, message.question)
+                    )
         for one in made:
             one["meta"] = {"lastUpdated": one["recorded"]}
         return made
@@ -293,14 +293,3 @@ def _audited(entry: AuditEntry) -> Resource:
         "source": {"observer": {"reference": fhir.SOFTWARE, "display": "Consilium"}},
         **({"entity": entity} if subject or entry.detail else {}),
     }  # fmt: skip
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("consilium")
-
-
-def kind_of(name: str) -> bool:
-    """Whether `name` could be a resource type."""
-    return re.fullmatch(r"[A-Z][A-Za-z]{2,60}", name) is not None
