@@ -80,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         if listener is not None:
             await listener.stop()
         await asyncio.to_thread(outbox.stop)
+        await asyncio.to_thread(app.state.house.close)
 
     def housed() -> house.House:
         held: house.House = app.state.house

@@ -4,13 +4,16 @@ A C-STORE is answered with success once the archive has committed the instance, 
 """
 
 import logging
+import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom
+import pynetdicom.transport
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context, evt
@@ -36,6 +39,22 @@ from knowledge.studies.wado import syntax_of
 
 log = logging.getLogger("consilium.dimse")
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # what it says of a message quotes the patient in it
+
+
+def _readable(
+    sockets: Sequence[Any], _: Sequence[Any], __: Sequence[Any], seconds: float
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """As select.select for reading, at any file descriptor."""
+    poll = select.poll()
+    for one in sockets:
+        poll.register(one, select.POLLIN | select.POLLPRI)
+    ready = {fd for fd, _ in poll.poll(seconds * 1000)}
+    return [s for s in sockets if s.fileno() in ready], [], []
+
+
+# pynetdicom asks by select(2), which takes no descriptor above 1,023, and then drops the association: a server with many open
+# chats has more.
+pynetdicom.transport.select = SimpleNamespace(select=_readable)  # type: ignore[attr-defined]
 SUCCESS, PENDING, CANCELLED = 0x0000, 0xFF00, 0xFE00
 OUT_OF_RESOURCES, NOT_UNDERSTOOD, IDENTIFIER_WRONG = 0xA700, 0xC000, 0xA900
 """Status codes of PS3.4 B.2.3 and C.4.1.1.4."""

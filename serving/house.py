@@ -147,6 +147,13 @@ class House:
         done = self.adder.add(words(), about, told, cancelled)
         return Added(documents=done.documents, rejected=[*done.rejected, *rejected], rules=rules)
 
+    def close(self) -> None:
+        """Let go of files and connections, once nothing runs any more."""
+        stores = (self.archive, self.memory, self.tokens, self.resources.drafts, self.resources.teaching)
+        for store in stores:
+            store.engine.dispose()
+        self.resources.guidelines.close()
+
     def warm(self) -> None:
         """Load what the first question needs, in the background."""
         from knowledge.language import language_of

@@ -111,6 +111,7 @@ class Outbox:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=60)
+        self.engine.dispose()
 
     # Proposing and confirming
 

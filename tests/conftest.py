@@ -76,8 +76,10 @@ def sample_archive(resources: Resources, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Archive:
-    return Archive(tmp_path / "archive")
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    made = Archive(tmp_path / "archive")
+    yield made
+    made.engine.dispose()
 
 
 @pytest.fixture

@@ -127,6 +127,11 @@ class Library:
         """False while nothing was ever added: then no database is made."""
         return (self.folder / "library.db").exists()
 
+    def close(self) -> None:
+        """Let go of the database's files."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
     def revision(self) -> int:
         """Rises with every change by any process; looked up again after `FRESH_S`, at once after a change by this process."""
         if time.monotonic() - self._looked[0] > FRESH_S:

@@ -56,6 +56,11 @@ class GuidelineIndex:
         self._kept: dict[str, frozenset[str]] = {}
         self.bodies = Bodies(folder, self.library, Chroma(folder / "chroma", chroma_url), embedder)
 
+    def close(self) -> None:
+        """Let go of files and connections."""
+        self.bodies.chroma.close()
+        self.library.close()
+
     @property
     def version(self) -> str:
         """Version of everything that can be found: goes into each answer's provenance."""

@@ -57,6 +57,13 @@ class Chroma:
                 SharedSystemClient.clear_system_cache()
                 self._client = None
 
+    def close(self) -> None:
+        """Let go of the client's files and threads; the next use opens it again."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()  # type: ignore[attr-defined]  # Client has it, its interface not
+                self._client = None
+
     def _open(self) -> "ClientAPI":
         import chromadb
         from chromadb.config import Settings

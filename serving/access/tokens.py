@@ -33,7 +33,7 @@ class TokenStore:
     """Secrets of one data folder. `where`: a database URL or a file."""
 
     def __init__(self, where: Path | str) -> None:
-        self._engine = opened(where, _Base)
+        self.engine = opened(where, _Base)
 
     def give(self, kind: str, data: dict[str, Any], seconds: float) -> str:
         """A new secret of this kind."""
@@ -42,13 +42,13 @@ class TokenStore:
         return secret
 
     def _keep(self, sha: str, kind: str, data: dict[str, Any], seconds: float) -> None:
-        with Session(self._engine) as session, session.begin():
+        with Session(self.engine) as session, session.begin():
             session.execute(delete(_Row).where(_Row.until < time.time()))
             session.add(_Row(sha256=sha, kind=kind, data=json.dumps(data), until=time.time() + seconds))
 
     def look(self, kind: str, secret: str) -> dict[str, Any] | None:
         """What a secret stands for, while it holds."""
-        with Session(self._engine) as session:
+        with Session(self.engine) as session:
             row = session.get(_Row, _hash(secret))
             if row is None or row.kind != kind or row.until < time.time():
                 return None
@@ -57,7 +57,7 @@ class TokenStore:
 
     def take(self, kind: str, secret: str) -> dict[str, Any] | None:
         """What a secret stands for; it is used up by this."""
-        with Session(self._engine) as session, session.begin():
+        with Session(self.engine) as session, session.begin():
             row = session.scalar(select(_Row).where(_Row.sha256 == _hash(secret), _Row.kind == kind).with_for_update())
             if row is None or row.until < time.time():
                 return None
@@ -75,7 +75,7 @@ class TokenStore:
 
     def mark(self, kind: str, name: str, seconds: float) -> None:
         """Remember `name` for a while: `look` finds it."""
-        with Session(self._engine) as session, session.begin():
+        with Session(self.engine) as session, session.begin():
             session.execute(delete(_Row).where(_Row.sha256 == _hash(name)))
         self._keep(_hash(name), kind, {}, seconds)
 
@@ -91,7 +91,7 @@ class TokenStore:
 
     def revoke(self, secret: str) -> None:
         """Let a token hold no longer."""
-        with Session(self._engine) as session, session.begin():
+        with Session(self.engine) as session, session.begin():
             session.execute(delete(_Row).where(_Row.sha256 == _hash(secret)))
 
 

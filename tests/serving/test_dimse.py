@@ -1,6 +1,7 @@
 """DIMSE with pynetdicom's own service class user: store, search, fetch, send on; who isn't on the list is turned away."""
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,15 @@ def test_settings_that_cannot_be_meant(tmp_path: Path) -> None:
     for peers in ({}, {"PACS": "nowhere"}, {"A NAME THAT IS TOO LONG": "h:104"}):
         with pytest.raises(ValidationError):
             Settings(data=tmp_path, dimse_port=11112, dimse_peers=peers)
+
+
+def test_a_server_with_many_open_files_is_reached(node: tuple[TestClient, int, int]) -> None:
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        link = associated(node[1], Verification)
+        assert link.is_established
+        assert link.send_c_echo().Status == 0x0000
+        link.release()
+    finally:
+        for fd in held:
+            os.close(fd)
