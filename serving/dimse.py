@@ -31,10 +31,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made from th
 from knowledge.errors import KnowledgeError, NotFound, Refused, StorageFailed
 from knowledge.studies import matching
 from knowledge.studies.archive import Archive
-from knowledge.studies.intake import Hints
 from knowledge.studies.query import MATCHED, DicomIndex, Stored
+from knowledge.studies.stream import Stream
 from knowledge.studies.tags import Tags
-from knowledge.studies.unpack import Incoming
 from knowledge.studies.wado import syntax_of
 
 log = logging.getLogger("consilium.dimse")
@@ -54,12 +53,14 @@ def _readable(
 
 # pynetdicom asks by select(2), which takes no descriptor above 1,023, and then drops the association: a server with many open
 # chats has more.
-pynetdicom.transport.select = SimpleNamespace(select=_readable)  # type: ignore[attr-defined]
+pynetdicom.transport.select = SimpleNamespace(select=_readable)  # type: ignore[attr-defined,assignment]
 SUCCESS, PENDING, CANCELLED = 0x0000, 0xFF00, 0xFE00
 OUT_OF_RESOURCES, NOT_UNDERSTOOD, IDENTIFIER_WRONG = 0xA700, 0xC000, 0xA900
 """Status codes of PS3.4 B.2.3 and C.4.1.1.4."""
 LEVELS = {"PATIENT": 0, "STUDY": 1, "SERIES": 2, "IMAGE": 3}
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+QUIET_S = 2
+"""Seconds without a new instance after which what came is laid out, though the association stays open."""
 MOST = 10_000
 """Matches of one C-FIND, instances of one C-GET or C-MOVE."""
 QUERIES = (PatientRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelFind)
@@ -102,15 +103,25 @@ class Node:
         self.committed: Callable[[str, int, int], object] = lambda transaction, kept, missing: None
         """Told what a PACS answers to our own requests: the transaction, how many instances it keeps, and how many it doesn't."""
         self._server: Any = None
+        self._streams: dict[Any, Stream] = {}
+        self._came: float | None = 0
+        """When the last instance came that isn't laid out; 0: now is the time to."""
+        self._look, self._ended = threading.Event(), False
 
     def start(self, host: str, port: int) -> None:
         """Listen."""
         handlers: list[Any] = [(evt.EVT_C_ECHO, lambda event: SUCCESS), (evt.EVT_C_STORE, self.store), (evt.EVT_C_FIND, self.find),
-                               (evt.EVT_C_GET, self.get), (evt.EVT_C_MOVE, self.move), (evt.EVT_N_ACTION, self.commit), (evt.EVT_N_EVENT_REPORT, self.reported)]  # fmt: skip
+                               (evt.EVT_C_GET, self.get), (evt.EVT_C_MOVE, self.move), (evt.EVT_N_ACTION, self.commit), (evt.EVT_N_EVENT_REPORT, self.reported),
+                               (evt.EVT_CONN_CLOSE, self.ended)]  # fmt: skip
+        threading.Thread(target=self._settle_in_pauses, daemon=True).start()
         self._server = self.ae.start_server((host, port), block=False, evt_handlers=handlers)
+        # It would collect garbage of the whole process every half-minute and at each burst: a quarter of the time that storing takes.
+        self._server.service_actions = lambda: None
 
     def stop(self) -> None:
         """Listen no more; associations are aborted."""
+        self._ended = True
+        self._look.set()
         if self._server is not None:
             self._server.shutdown()
 
@@ -120,14 +131,36 @@ class Node:
         """C-STORE: the instance is kept and committed, or refused by its status."""
         caller = str(event.assoc.requestor.ae_title).strip()
         try:
-            data = event.encoded_dataset()
-            done = self.archive.add([Incoming("instance", data)], Hints(study_uid=""), f"AE {caller}")
+            if event.assoc not in self._streams:
+                self._streams[event.assoc] = Stream(self.archive, f"AE {caller}")
+            self._streams[event.assoc].take(event.encoded_dataset())
         except StorageFailed:
             return OUT_OF_RESOURCES
+        except Refused:
+            return NOT_UNDERSTOOD
         except Exception as error:  # noqa: BLE001 (whatever it is, the sender keeps the instance and is told so)
             log.error("an instance of %s couldn't be stored: %s", caller, type(error).__name__)
             return NOT_UNDERSTOOD
-        return SUCCESS if done.instances else NOT_UNDERSTOOD
+        self._came = time.monotonic()
+        return SUCCESS
+
+    def ended(self, event: Any) -> None:
+        """An association is over: what it sent is laid out."""
+        if (stream := self._streams.pop(event.assoc, None)) is not None:
+            stream.close()
+            self._came = 0
+            self._look.set()
+
+    def _settle_in_pauses(self) -> None:
+        while not self._ended:
+            self._look.wait(QUIET_S)
+            self._look.clear()
+            if self._came is not None and time.monotonic() - self._came > QUIET_S:
+                self._came = None
+                try:
+                    self.archive.settle()
+                except Exception as error:  # noqa: BLE001 (it waits, and whoever reads it meets the reason)
+                    log.error("what came couldn't be laid out: %s", type(error).__name__)
 
     def find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
         """C-FIND: what matches, with the attributes that were asked for."""

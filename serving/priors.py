@@ -4,9 +4,9 @@ import logging
 import threading
 from functools import partial
 
+from knowledge.errors import KnowledgeError
 from knowledge.studies.archive import Import
-from knowledge.studies.intake import Hints
-from knowledge.studies.unpack import Incoming
+from knowledge.studies.stream import Stream
 from serving import pacs
 from serving.dimse import peers_of
 from serving.house import House
@@ -38,7 +38,8 @@ class Priors:
             try:
                 here = {s.study_instance_uid for s in self.house.archive.studies(patient)}
                 wanted = [str(m.StudyInstanceUID) for m in pacs.prior_studies(settings.ae_title, peers[title], patient)]
-                keep = partial(self._keep, title)
+                stream = Stream(self.house.archive, f"AE {title}")
+                keep = partial(self._keep, stream)
                 for uid in [u for u in wanted if u not in here][: settings.priors_most]:
                     count += bool(pacs.fetch(settings.ae_title, peers[title], uid, keep, settings.dimse_port is not None))
             except pacs.NotAnswered as error:
@@ -46,9 +47,13 @@ class Priors:
             except Exception as error:  # noqa: BLE001 (one PACS that fails doesn't keep the next from being asked)
                 log.warning("earlier studies couldn't be fetched from %s: %s", title, type(error).__name__)
         if count:
+            self.house.archive.settle()
             self.house.archive.note("priors", "fetch priors", "", {"studies": count})
         return count
 
-    def _keep(self, title: str, data: bytes) -> bool:
-        done = self.house.archive.add([Incoming("instance", data)], Hints(study_uid=""), f"AE {title}")
-        return bool(done.instances)
+    def _keep(self, stream: Stream, data: bytes) -> bool:
+        try:
+            stream.take(data)
+        except KnowledgeError:
+            return False
+        return True

@@ -90,7 +90,7 @@ def figures() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         (folder / "ct").mkdir()
-        (slice_,) = ct_slices(folder / "ct", 1)
+        (slice_,) = ct_slices(folder / "ct", 1, PatientID="BENCH", PatientName="Bench^CT")
         found = {}
         with served(folder / "empty", 8530) as (url, _):
             found["stow_instances_s_1_client"] = stored(url, 1, slice_)

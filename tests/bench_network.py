@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,9 @@ import httpx
 import numpy as np
 import pydicom
 from pydicom.uid import CTImageStorage
-from pynetdicom import AE
 
 from tests.bench import served
-from tests.bench_dicomweb import at_once, copies
+from tests.bench_dicomweb import copies
 from tests.bench_intake import ct_slices
 from tests.serving.browser import free_port
 from tests.serving.test_dicomweb import body
@@ -32,29 +31,34 @@ WARM_S = 20
 REPORT = "DATE: {day}\nFINDINGS: Solid nodule of the right upper lobe, 7 mm.\nIMPRESSION: Solid nodule, 7 mm. CT of the chest in 6 to 12 months is recommended."
 
 
-def cstored(port: int, title: str, clients: int, file: Path) -> float:
-    """Instances a second over `clients` associations, each answered with success."""
-    batches = [[pydicom.dcmread(io.BytesIO(f)) for f in copies(file, EACH)] for _ in range(clients)]
-    for one in (d for mine in batches for d in mine):
-        one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    failed: list[object] = []
-
-    def send(mine: list[pydicom.Dataset]) -> None:
-        entity = AE(ae_title="BENCH")
-        entity.add_requested_context(mine[0].SOPClassUID, mine[0].file_meta.TransferSyntaxUID)
-        link = entity.associate("127.0.0.1", port, ae_title=title)
-        if not link.is_established:
-            failed.append("no association")
-            return
-        for one in mine:
-            status = link.send_c_store(one)
-            if not status or status.Status != 0x0000:
-                failed.append(status)
-        link.release()
-
-    seconds = at_once([partial(send, mine) for mine in batches])
-    assert not failed, failed[0]
+def cstored(folder: Path, port: int, title: str, clients: int, file: Path, found: Callable[[], int] | None = None) -> float:
+    """Instances a second over `clients` associations of dcmtk's storescu, all answered with success, until `found` counts them all."""
+    sent = []
+    for _ in range(clients):
+        sent.append(folder / uuid.uuid4().hex)
+        sent[-1].mkdir()
+        for n, data in enumerate(copies(file, EACH)):
+            one = pydicom.dcmread(io.BytesIO(data))
+            one.SOPClassUID = one.file_meta.MediaStorageSOPClassUID = CTImageStorage
+            one.save_as(sent[-1] / f"{n}.dcm")
+    wanted = found() + clients * EACH if found else 0
+    command = ["storescu", "-aet", "BENCH", "-aec", title, "127.0.0.1", str(port), "+sd"]
+    start = time.perf_counter()
+    running = [subprocess.Popen([*command, str(one)]) for one in sent]
+    assert [r.wait() for r in running] == [0] * clients
+    assert found is None or found() == wanted, "not everything that was stored is found"
+    seconds = time.perf_counter() - start
+    for one in sent:
+        shutil.rmtree(one)
     return clients * EACH / seconds
+
+
+def indexed(url: str) -> int:
+    """Instances that are found by QIDO."""
+    told = httpx.get(
+        f"{url}/dicom-web/studies", params={"includefield": "NumberOfStudyRelatedInstances"}, timeout=60, trust_env=False
+    )
+    return sum(s["00201208"]["Value"][0] for s in told.json()) if told.status_code == 200 else 0
 
 
 @contextmanager
@@ -145,14 +149,16 @@ def figures() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         (folder / "ct").mkdir()
-        (slice_,) = ct_slices(folder / "ct", 1)
+        (slice_,) = ct_slices(folder / "ct", 1, PatientID="BENCH", PatientName="Bench^CT")
         port = free_port()
         os.environ |= {"CONSILIUM_DIMSE_PORT": str(port), "CONSILIUM_DIMSE_PEERS": '{"BENCH": "127.0.0.1:9"}'}
         try:
             with served(folder / "ours", 8540) as (url, _):
                 time.sleep(WARM_S)
-                found["cstore_instances_s_1_client"] = cstored(port, "CONSILIUM", 1, slice_)
-                found["cstore_instances_s_4_clients"] = cstored(port, "CONSILIUM", 4, slice_)
+                if shutil.which("storescu") is None:
+                    raise SystemExit("C-STORE is measured with dcmtk's storescu: install dcmtk")
+                found["cstore_instances_s_1_client"] = cstored(folder, port, "CONSILIUM", 1, slice_, partial(indexed, url))
+                found["cstore_instances_s_4_clients"] = cstored(folder, port, "CONSILIUM", 4, slice_, partial(indexed, url))
                 found |= hooks(url)
         finally:
             os.environ.pop("CONSILIUM_DIMSE_PORT")
@@ -161,7 +167,8 @@ def figures() -> dict[str, float]:
             found |= large(url, slice_)
         if shutil.which("Orthanc"):
             with orthanc(folder) as theirs:
-                found["orthanc_cstore_instances_s_1_client"] = cstored(theirs, "ORTHANC", 1, slice_)
+                found["orthanc_cstore_instances_s_1_client"] = cstored(folder, theirs, "ORTHANC", 1, slice_)
+                found["orthanc_cstore_instances_s_4_clients"] = cstored(folder, theirs, "ORTHANC", 4, slice_)
     return found
 
 

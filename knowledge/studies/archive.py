@@ -23,7 +23,7 @@ from knowledge.errors import NotFound, Refused, StorageFailed
 from knowledge.evidence import Frozen
 from knowledge.migrations import migrate
 from knowledge.records.model import Record, RecordItem, Report
-from knowledge.studies import audit, intake, resources, store, tags
+from knowledge.studies import audit, intake, resources, store, stream, tags
 from knowledge.studies.deidentify.vault import Vault
 from knowledge.studies.keeper import Ask, Conflict, Keeper
 from knowledge.studies.model import Patient, Study
@@ -41,6 +41,7 @@ from knowledge.studies.store import (
     ReportRow,
     SeriesRow,
     StudyRow,
+    WaitingRow,
 )
 from knowledge.studies.unpack import BROKEN_ARCHIVE, Incoming
 from knowledge.studies.volume import Volume
@@ -101,12 +102,16 @@ class Import(Frozen):
         return {s.patient_id for s in self.studies} | {r.patient_id for r in self.records}
 
 
+_LOCK = update(AuditRow).where(AuditRow.id == -1).values(actor="")
+"""Takes SQLite's write lock."""
+
+
 class Archive:
     """Studies and records under `root`: `archive.db` (or another database `url`), `objects/`, `derived/`, `cache/`."""
 
     def __init__(self, root: Path, url: str | None = None, clean: Callable[[bytes], bytes] | None = None) -> None:
         """`clean` de-identifies each DICOM file before anything of it is kept; then nothing else is taken in."""
-        self.root, self._clean = root, clean
+        self.root, self.clean = root, clean
         with store.storing():
             root.mkdir(parents=True, exist_ok=True)
             self.objects = Objects(root / "objects")
@@ -122,14 +127,14 @@ class Archive:
         self._tell_old()
 
     @contextmanager
-    def _write(self) -> Iterator[Session]:
+    def writing(self) -> Iterator[Session]:
         """One transaction that no other writer, of this process or another, runs beside. A full disk ends it whole."""
         try:
             with self._writing, Session(self.engine) as session, session.begin():
                 if self.engine.dialect.name == "postgresql":
                     session.execute(text("SELECT pg_advisory_xact_lock(842000)"))
                 else:
-                    session.execute(update(AuditRow).where(AuditRow.id == -1).values(actor=""))  # takes SQLite's write lock
+                    session.connection().execute(_LOCK)
                 yield session
         except OperationalError as error:
             raise StorageFailed(f"the archive's database can't be written: {error.orig}", "make room or mend the permissions of the data "
@@ -149,35 +154,38 @@ class Archive:
         try:
             parsed, rejected = self._read(files, hints, journal)
             self.objects.settle(journal)
-            doubts = undecodable(parsed, self.objects.path)
-            with self._write() as session:
+            doubts = undecodable([(i.series_uid, p.sha256, i.place) for p in parsed if (i := p.instance)], self.objects.path)
+            with self.writing() as session:
                 keeper, stale = self._keep(session, hints, parsed, doubts)
                 if keeper.studies or keeper.records:
                     detail = {"files": len(parsed), "rejected": len(rejected), "studies": sorted(keeper.studies)}
                     audit.append(session, by, "import", "", detail)
         except BaseException:
-            self._take_back(journal)
+            self.take_back(journal)
             raise
         for series_id in stale:
-            self._forget(series_id)
+            self.forget(series_id)
         if rejected:
-            self._take_back(journal)
+            self.take_back(journal)
         journal.close()
         done = Import(studies=self._studies(list(keeper.studies)), records=list(keeper.records.values()), rejected=rejected,
                       conflicts=keeper.conflicts, asks=keeper.asks,
                       instances=[Taken(file=p.name, sop_class=i.sop_class, sop_uid=i.sop_instance_uid, series_uid=i.series_uid,
                                        study_uid=i.study_uid) for p in parsed if (i := p.instance)])  # fmt: skip
+        self._tell(done)
+        return done
+
+    def _tell(self, done: Import) -> None:
         for listener in self.listeners:
             try:
                 listener(done)
             except Exception as error:  # noqa: BLE001 (what came is kept, whatever is made of it)
                 log.error("something that listens to what arrives failed with %s", type(error).__name__)
-        return done
 
     def _read(
         self, files: Iterable[Incoming], hints: intake.Hints, journal: Journal
     ) -> tuple[list[intake.Parsed], list[Rejected]]:
-        reader = intake.Reader(self.objects, journal, hints, self._clean)
+        reader = intake.Reader(self.objects, journal, hints, self.clean)
         parsed: list[intake.Parsed] = []
         rejected: list[Rejected] = []
         halves: list[intake.Half] = []
@@ -200,7 +208,7 @@ class Archive:
         waiting: deque[tuple[str, Future[list[intake.Parsed] | intake.Half | Refused]]] = deque()
         with ThreadPoolExecutor(READERS) as threads:
             for file in files:
-                waiting.append((file.name, threads.submit(self._read_one, reader, file)))
+                waiting.append((file.name, threads.submit(self.read_one, reader, file)))
                 while len(waiting) > 2 * READERS or (waiting and waiting[0][1].done()):
                     name, future = waiting.popleft()
                     take(name, future.result())
@@ -210,7 +218,7 @@ class Archive:
             take(name, joined)
         return parsed, rejected
 
-    def _read_one(self, reader: intake.Reader, file: Incoming) -> "list[intake.Parsed] | intake.Half | Refused":
+    def read_one(self, reader: intake.Reader, file: Incoming) -> "list[intake.Parsed] | intake.Half | Refused":
         try:
             if file.refusal:
                 return Refused(file.refusal)
@@ -237,12 +245,29 @@ class Archive:
             settler.series(study_id, uid, sample)
         for study_id in keeper.studies:
             settler.study(study_id)
-        # Another upload's clean-up may have taken a file that both had: under the write lock this is settled.
-        if any(not self.objects.there(p.sha256) for p in parsed):
-            raise StorageFailed("an original vanished while it was taken in", "send the upload again")
+        self.still_there(parsed)
         return keeper, settler.stale
 
-    def _forget(self, series_id: str) -> None:
+    def still_there(self, parsed: Sequence[intake.Parsed]) -> None:
+        """Another upload's clean-up may have taken a file that both had: under the write lock this is settled. Raises StorageFailed."""
+        if any(not self.objects.there(p.sha256) for p in parsed):
+            raise StorageFailed("an original vanished while it was taken in", "send the upload again")
+
+    def settle(self) -> None:
+        """Lay out what came one instance at a time, and tell of it."""
+        if studies := stream.settle(self):
+            self._tell(Import(studies=self._studies(studies)))
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session in which every series is laid out."""
+        with Session(self.engine) as session:
+            if stream.waits(session):
+                session.rollback()
+                self.settle()
+            yield session
+
+    def forget(self, series_id: str) -> None:
         """Drop masks and cached voxels of a series that changed or went."""
         folder = self.derived(series_id)
         if folder.exists():
@@ -251,14 +276,14 @@ class Archive:
         for told in self.watchers:
             told(series_id)
 
-    def _take_back(self, journal: Journal) -> None:
+    def take_back(self, journal: Journal) -> None:
         """Drop what an upload wrote that no row names."""
         self._drop_unnamed(journal.names)
         journal.close()
 
     def _drop_unnamed(self, names: Sequence[str]) -> None:
         """Drop those originals that no row names: judged while nobody else writes."""
-        with self._write() as session:
+        with self.writing() as session:
             self.objects.drop(unnamed(session, names))
 
     def _sweep(self) -> None:
@@ -272,7 +297,7 @@ class Archive:
         with Session(self.engine) as session:
             if session.scalar(select(SeriesRow.id).where(SeriesRow.settled.is_(False)).limit(1)) is None:
                 return
-        with self._write() as session:
+        with self.writing() as session:
             settle_old(session, self.objects)
 
     def _tell_old(self) -> None:
@@ -280,13 +305,13 @@ class Archive:
         with Session(self.engine) as session:
             series, bundles = tags.untold(session), resources.untold(session, self.objects)
         if series or bundles:
-            with self._write() as session:
+            with self.writing() as session:
                 tags.fill(session, self.objects, series)
                 resources.fill(session, self.objects, bundles)
 
     def assign(self, study_id: str, patient_id: str, by: str = "local") -> Study:
         """Say whose a study is that came without a patient. Raises Refused where its files name one."""
-        with self._write() as session:
+        with self.writing() as session:
             row = study_row(session, study_id)
             made = session.get_one(PatientRow, row.patient_id)
             if not made.made and row.patient_id != patient_id:
@@ -298,7 +323,7 @@ class Archive:
 
     def describe(self, study_id: str, date: str | None, modality: str | None, body_part: str | None, by: str = "local") -> Study:
         """Say what a study's files don't: date, modality, body part. Raises Refused for DICOM, which says it itself."""
-        with self._write() as session:
+        with self.writing() as session:
             row = study_row(session, study_id)
             if row.format == "DICOM":
                 raise Refused("DICOM says its date, modality and body part itself", "correct the files and import them again")
@@ -316,13 +341,13 @@ class Archive:
 
     def delete(self, study_id: str, by: str = "local") -> None:
         """Delete a study with its originals, its reports and values, and everything derived or cached from its series."""
-        with self._write() as session:
+        with self.writing() as session:
             tags.bury(session, study_row(session, study_id))
             series = session.scalars(select(SeriesRow.id).where(SeriesRow.study_id == study_id)).all()
             hashes = hashes_of(session, study_id)
             bundles = session.scalars(select(BundleRow.id).where(BundleRow.study_id == study_id)).all()
             session.execute(delete(ItemRow).where(ItemRow.bundle_id.in_(bundles)))
-            for table in (BundleRow, ReportRow, InstanceRow, SeriesRow):
+            for table in (BundleRow, ReportRow, InstanceRow, SeriesRow, WaitingRow):
                 session.execute(delete(table).where(table.study_id == study_id))
             session.execute(delete(StudyRow).where(StudyRow.id == study_id))
             derived = sum(len(list(self.derived(one).glob("*"))) for one in series)
@@ -330,7 +355,7 @@ class Archive:
             audit.append(session, by, "delete", study_id, detail)
         self._drop_unnamed(hashes)  # the rows are gone for good: now the files, unless an upload has named them again
         for one in series:
-            self._forget(one)
+            self.forget(one)
 
     def audit(self, limit: int = 100, subject: str | None = None) -> list[audit.AuditEntry]:
         """What was done, newest first."""
@@ -344,7 +369,7 @@ class Archive:
 
     def note(self, by: str, action: str, subject: str, detail: dict[str, object]) -> None:
         """Add an act to the audit (an export, say)."""
-        with self._write() as session:
+        with self.writing() as session:
             audit.append(session, by, action, subject, detail)
 
     # Giving back
@@ -363,7 +388,7 @@ class Archive:
     def studies(self, patient_id: str | None = None, modality: str | None = None, since: str | None = None, until: str | None = None,
                 limit: int | None = None, offset: int = 0, headers: bool = False) -> list[Study]:  # fmt: skip
         """Studies, by patient oldest first, or of all patients newest first; `since` and `until` are ISO dates, both included."""
-        with Session(self.engine) as session:
+        with self.reading() as session:
             query = select(StudyRow)
             if patient_id is not None:
                 query = query.where(StudyRow.patient_id == patient_id).order_by(StudyRow.number)
@@ -384,25 +409,25 @@ class Archive:
             return studies_of(session, rows)
 
     def study(self, study_id: str) -> Study:
-        with Session(self.engine) as session:
+        with self.reading() as session:
             row = study_row(session, study_id)
             return studies_of(session, [row], headers=True)[0]
 
     def volume(self, series_id: str) -> Volume:
         """The voxels of a series in their source grid."""
-        with Session(self.engine) as session:
+        with self.reading() as session:
             series = series_row(session, series_id)
             return volume_of(session, self.objects, self.cache, series)
 
     def in_place(self, series_id: str) -> InPlace | None:
         """A series whose slices can be read one by one; None where they can't."""
-        with Session(self.engine) as session:
+        with self.reading() as session:
             return in_place(session, self.objects, series_row(session, series_id))
 
     def originals(self, study_id: str) -> list[Original]:
         """A study's originals, as they came."""
         self.study(study_id)
-        with Session(self.engine) as session:
+        with self.reading() as session:
             mine = SeriesRow.study_id == study_id
             told = {r.uid: r for r in session.scalars(select(SeriesRow).where(mine).options(undefer(SeriesRow.header)))}
             found = []
@@ -418,7 +443,7 @@ class Archive:
 
     def frames(self, series_id: str) -> list[tuple[str, int]]:
         """(SOP Instance UID, frame) of each slice of a DICOM series, first to last; no UID for a slice of zeros."""
-        with Session(self.engine) as session:
+        with self.reading() as session:
             series = series_row(session, series_id)
             rows = session.execute(select(InstanceRow.id, InstanceRow.sop_uid).where(InstanceRow.study_id == series.study_id))
             uids = {row.id: row.sop_uid for row in rows}

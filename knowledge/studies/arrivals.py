@@ -18,7 +18,7 @@ LONG_AGO = "1970-01-01T00:00:00Z"
 def of_studies(archive: Archive, ids: Sequence[str]) -> dict[str, str]:
     """RFC 3339 UTC by study id."""
     found: dict[str, str] = {}
-    with Session(archive.engine) as session:
+    with archive.reading() as session:
         for some in batches(ids):
             newest = select(func.max(InstanceRow.id)).where(InstanceRow.study_id.in_(some)).group_by(InstanceRow.study_id)
             for study, sha in session.execute(select(InstanceRow.study_id, InstanceRow.sha256).where(InstanceRow.id.in_(newest))):

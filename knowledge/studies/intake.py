@@ -95,9 +95,11 @@ class WrongStudy(Refused):
 class Reader:
     """Reads the files of one upload and keeps their originals, each by itself, so that several threads can."""
 
-    def __init__(self, objects: Objects, journal: Journal, hints: Hints, clean: Callable[[bytes], bytes] | None = None) -> None:
+    def __init__(self, objects: Objects, journal: Journal, hints: Hints, clean: Callable[[bytes], bytes] | None = None,
+                 known: set[str] | None = None) -> None:  # fmt: skip
+        """`known`: series whose header was told before; it grows."""
         self.objects, self.journal, self.hints, self.clean = objects, journal, hints, clean
-        self._known: set[str] = set()
+        self._known: set[str] = set() if known is None else known
 
     def read(self, name: str, staged: Staged) -> "list[Parsed] | Half":
         """Recognise one file and keep it. Raises Refused with the reason and what to do; nothing is kept then."""

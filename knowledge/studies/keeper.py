@@ -96,6 +96,11 @@ class Keeper:
             return f"P{self.digest}"
         return f"P{short('', self.digest, intake.folder_of(name))}"
 
+    def _made_for(self, study_uid: str) -> str | None:
+        """The patient who was made up for earlier files of a study that names none: its next ones are of the same."""
+        query = select(PatientRow.id).join(StudyRow, StudyRow.patient_id == PatientRow.id)
+        return self.session.scalar(query.where(StudyRow.uid == study_uid, PatientRow.made.is_(True)).limit(1))
+
     def person(self, file: str, patient: Patient, made: bool = False) -> str:
         """The archive's id of a patient, made where it is new. Another person with the same ID gets one of their own."""
         if patient in self._persons:
@@ -146,6 +151,7 @@ class Keeper:
     def _keep_instance(self, one: intake.Parsed, instance: dicom.Instance) -> None:
         name = instance.patient.id or self.hints.patient_id
         made = not name and not self.named
+        name = name or self._made_for(instance.study_uid)
         name = name or (self._owner(one.name) if self.one_nameless else short("anon", instance.study_uid))
         patient_id = self.person(one.name, instance.patient.model_copy(update={"id": name}), made)
         study = self._study(one.name, instance.study_uid, patient_id, instance.study_date, instance.study_description, "DICOM")

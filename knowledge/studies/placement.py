@@ -11,6 +11,7 @@ import numpy as np
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 
 RT_DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
 MAX_FRAMES = 100_000
@@ -57,15 +58,16 @@ _SIEMENS_B = (0x0019, 0x100C)
 
 
 @cache
-def _tag(keyword: str) -> int:
-    tag: int | None = tag_for_keyword(keyword)
+def _tag(keyword: str) -> BaseTag:
+    tag = tag_for_keyword(keyword)
     assert tag is not None, keyword
-    return tag
+    return BaseTag(tag)
 
 
 def value(dataset: Dataset, keyword: str) -> Any:
     """`dataset.get(keyword)`, several times as fast where the attribute isn't there, as most aren't."""
-    return dataset.get(keyword) if _tag(keyword) in dataset.keys() else None  # noqa: SIM118  the data set's own `in` is the slow part
+    tag = _tag(keyword)
+    return dataset[tag].value if tag in dataset.keys() else None  # noqa: SIM118  the data set's own `in` is the slow part
 
 
 def floats(several: Any, count: int) -> list[float] | None:

@@ -60,7 +60,7 @@ class DicomIndex:
             query = query.where(*conditions)
         query = query.order_by(*order)
         left = most
-        with Session(self.archive.engine) as session:
+        with self.archive.reading() as session:
             for some in session.execute(query.execution_options(yield_per=min(AT_ONCE, most or AT_ONCE))).partitions():
                 told = [(row.study_id, _study(row, patient, kinds)) for row, patient, kinds in some]
                 found = [(study_id, one) for study_id, one in told if matches(one, keys, fuzzy)]
@@ -83,7 +83,7 @@ class DicomIndex:
         )
         conditions, _ = _conditions(keys, fuzzy, SeriesTags.uid)
         query = query.where(*conditions).order_by(StudyTags.date.desc(), StudyTags.study_id, SeriesTags.uid)
-        with Session(self.archive.engine) as session:
+        with self.archive.reading() as session:
             for some in session.execute(query.execution_options(yield_per=AT_ONCE)).partitions():
                 found = [(one, told) for one, row, patient, kinds in some
                          if matches(told := {**_study(row, patient, kinds), **one.data}, keys, fuzzy)]  # fmt: skip
@@ -104,7 +104,7 @@ class DicomIndex:
         query = query.where(*conditions).order_by(
             StudyTags.date.desc(), StudyTags.study_id, InstanceRow.series_uid, InstanceRow.id
         )
-        with Session(self.archive.engine) as session:
+        with self.archive.reading() as session:
             for some in session.execute(query.execution_options(yield_per=AT_ONCE)).partitions():
                 for row, one, study, patient, kinds in some:
                     told = {**_study(study, patient, kinds), **one.data, **_instance(row)}
@@ -122,7 +122,7 @@ class DicomIndex:
         )
         for column, wanted in ((InstanceRow.series_uid, series_uid), (InstanceRow.sop_uid, sop_uid)):
             query = query if wanted is None else query.where(column == wanted)
-        with Session(self.archive.engine) as session:
+        with self.archive.reading() as session:
             found = [
                 Stored(study_uid, r.series_uid, r.sop_uid, r.sop_class, self.archive.objects.path(r.sha256), r.place)
                 for r, _ in session.execute(query.order_by(InstanceRow.series_uid, InstanceRow.id))
@@ -137,7 +137,7 @@ class DicomIndex:
     def kept(self, sops: Sequence[str]) -> dict[str, str]:
         """Of these SOP Instance UIDs those that are kept, with their SOP class."""
         found: dict[str, str] = {}
-        with Session(self.archive.engine) as session:
+        with self.archive.reading() as session:
             for some in batches(sops):
                 rows = session.execute(
                     select(InstanceRow.sop_uid, InstanceRow.sop_class).where(

@@ -1,6 +1,6 @@
 """Work out the series of what came in: parts, geometry, which series it is; written beside the instances."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -161,20 +161,19 @@ def _unit(sample: dicom.Instance, rows: Any) -> str:
     return ""
 
 
-def undecodable(parsed: Sequence[Any], path: Any) -> dict[str, str]:
-    """Series of an upload whose middle frame can't be decoded, and why. One frame of each compressed series is tried."""
+def undecodable(instances: Iterable[tuple[str, str, Mapping[str, Any]]], path: Any) -> dict[str, str]:
+    """Series whose middle frame can't be decoded, and why; of instances (series UID, SHA-256, place). One frame of each compressed series is tried."""
     from knowledge.studies import workers
 
-    found: dict[str, list[Any]] = {}
-    for one in parsed:
-        place = one.instance.place if one.instance else {}
-        if one.instance and place.get("frames") and not place["pixels"]:
-            found.setdefault(one.instance.series_uid, []).append(one)
+    found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for uid, sha, place in instances:
+        if place.get("frames") and not place["pixels"]:
+            found.setdefault(uid, []).append((sha, place))
     names, tasks = [], []
     for uid, members in found.items():
-        one = members[len(members) // 2]
+        sha, place = members[len(members) // 2]
         names.append(uid)
-        tasks.append((str(path(one.sha256)), one.instance.place, [one.instance.place["frames"] // 2]))
+        tasks.append((str(path(sha)), place, [place["frames"] // 2]))
     results: dict[str, str] = {}
     for uid, task in zip(names, tasks, strict=True):
         try:

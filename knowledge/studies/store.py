@@ -103,6 +103,16 @@ class InstanceRow(Base):
 COPY = -1
 
 
+class WaitingRow(Base):
+    """A series that got instances one at a time and isn't laid out since."""
+
+    __tablename__ = "waiting"
+    study_id: Mapped[str] = mapped_column(ForeignKey("studies.id"), primary_key=True)
+    series_uid: Mapped[str] = mapped_column(primary_key=True)
+    by: Mapped[str] = mapped_column(primary_key=True)
+    files: Mapped[int]
+
+
 class ReportRow(Base):
     __tablename__ = "reports"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -210,6 +220,11 @@ class Objects:
         self.root = root
         self.parts = root / ".part"
         self.parts.mkdir(parents=True, exist_ok=True)
+        folders = {f"{n:02x}" for n in range(256)}
+        if missing := folders - {f.name for f in root.iterdir()}:
+            for name in missing:
+                (root / name).mkdir(exist_ok=True)
+            _flushed(root)
 
     def path(self, sha256: str) -> Path:
         return self.root / sha256[:2] / sha256
@@ -235,7 +250,6 @@ class Objects:
                 finally:
                     os.close(handle)
                 journal.note(staged.sha256)
-                path.parent.mkdir(exist_ok=True)
                 part.replace(path)
             except OSError:
                 part.unlink(missing_ok=True)
@@ -245,12 +259,9 @@ class Objects:
     def settle(self, journal: Journal) -> None:
         """Flush the folders that got new names, so that the names outlive a power failure. Rows may name the originals after it."""
         with storing():
-            for folder in sorted({self.root, *journal.folders}):
-                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+            for folder in sorted(journal.folders):
+                _flushed(folder)
+        journal.folders.clear()
 
     def get(self, sha256: str) -> bytes:
         try:
@@ -294,6 +305,15 @@ class Objects:
         for path, file in dead:
             path.unlink(missing_ok=True)
             file.close()
+
+
+def _flushed(folder: Path) -> None:
+    """Bring a folder's names onto the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _write_all(handle: int, data: bytes | memoryview) -> None:

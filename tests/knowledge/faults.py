@@ -16,6 +16,7 @@ from sqlalchemy import event
 from agent.testing import dicom_series
 from knowledge.errors import StorageFailed
 from knowledge.studies.archive import Archive
+from knowledge.studies.stream import Stream
 from knowledge.studies.unpack import Incoming
 
 FILES = [
@@ -61,8 +62,44 @@ def checked(root: Path, acknowledged: bool) -> None:
     assert not done.rejected and not done.conflicts and archive.volume(done.studies[0].series[0].id).array.shape == (64, 64, 3)
 
 
-def killed_at(step: int, root: Path) -> None:
-    """An upload in which the process is killed at the `step`-th touch of the archive's files or its database."""
+def acknowledged(root: Path) -> int:
+    """How often the process said that something is stored, before it was killed."""
+    return len((root.parent / "acknowledged").read_bytes()) if (root.parent / "acknowledged").exists() else 0
+
+
+def streamed(archive: Archive) -> None:
+    """Instances sent one by one, each acknowledged, and laid out."""
+    stream = Stream(archive, "AE TEST")
+    for file in FILES[:3]:
+        assert file.data is not None
+        stream.take(file.data)
+        with (archive.root.parent / "acknowledged").open("ab") as file_:
+            file_.write(b".")
+    archive.settle()
+
+
+def checked_stream(root: Path) -> None:
+    """As `checked`, of instances that came one by one: every acknowledged one is there, and readable."""
+    archive = Archive(root)
+    there = archive.studies("PHANTOM")
+    found = sum(s.instances for study in there for s in study.series)
+    assert found >= acknowledged(root), "an acknowledged instance is gone"
+    if there:
+        assert archive.volume(there[0].series[0].id).array.shape == (64, 64, found)
+    objects = {p.name for p in archive.objects.root.rglob("*") if p.is_file()}
+    assert objects == {o.path.name for s in archive.studies() for o in archive.originals(s.id)}, "originals and rows differ"
+    assert not list(archive.objects.parts.iterdir()), "temporary files lie about"
+    imports = [e for e in archive.audit() if e.action == "import" and e.actor == "AE TEST"]
+    assert sum(e.detail["files"] for e in imports) == found, "the audit counts other files"
+
+
+def uploaded(archive: Archive) -> None:
+    archive.add(FILES)
+    (archive.root.parent / "acknowledged").write_bytes(b".")
+
+
+def killed_at(step: int, root: Path, work: Callable[[Archive], None]) -> None:
+    """`work` in which the process is killed at the `step`-th touch of the archive's files or its database."""
     archive = Archive(root)
     count = 0
 
@@ -81,8 +118,8 @@ def killed_at(step: int, root: Path) -> None:
     event.listen(archive.engine, "before_cursor_execute", tick)
     event.listen(archive.engine, "commit", tick)
     sys.addaudithook(audited)
-    archive.add(FILES)
-    (root.parent / "acknowledged").touch()
+    work(archive)
+    (root.parent / "through").touch()
     archive.engine.dispose()
 
 
@@ -92,18 +129,17 @@ def fresh(base: Path, name: str) -> Path:
     return root
 
 
-def kills(base: Path) -> int:
-    """Kill at step 1, 2, 3 … until an upload runs through. How many kills there were."""
+def kills(base: Path, work: Callable[[Archive], None], check: Callable[[Path], None]) -> int:
+    """Kill at step 1, 2, 3 … until `work` runs through. How many kills there were."""
     for step in range(1, 500):
-        root = fresh(base, f"kill{step}")
-        status, by = forked(lambda step=step, root=root: killed_at(step, root))  # type: ignore[misc]
+        root = fresh(base, f"{work.__name__}{step}")
+        status, by = forked(lambda step=step, root=root: killed_at(step, root, work))  # type: ignore[misc]
         assert by in (0, signal.SIGKILL) and (by or status == 0), f"step {step}: status {status}"
-        acknowledged = (root.parent / "acknowledged").exists()
-        status, by = forked(lambda root=root, acknowledged=acknowledged: checked(root, acknowledged))  # type: ignore[misc]
-        assert (status, by) == (0, 0), f"after a kill at step {step}"
-        if acknowledged:
+        status, by = forked(lambda root=root: check(root))  # type: ignore[misc]
+        assert (status, by) == (0, 0), f"{work.__name__} after a kill at step {step}"
+        if (root.parent / "through").exists():
             return step - 1
-    raise AssertionError("the upload never ran through")
+    raise AssertionError("it never ran through")
 
 
 def refused(root: Path, before: Callable[[Archive], None], after: Callable[[], None]) -> None:
@@ -160,7 +196,10 @@ def locked(archive: Archive) -> None:
 
 
 def main(base: Path) -> None:
-    steps = kills(base)
+    steps = {
+        "upload": kills(base, uploaded, lambda root: checked(root, bool(acknowledged(root)))),
+        "stream": kills(base, streamed, checked_stream),
+    }
     for name, act in {"full": full_disk, "small": too_large(4096), "smaller": too_large(100), "locked": locked}.items():
         root = fresh(base, name)
         refused(root, act, lambda root=root: (root / "objects").chmod(0o700))  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +30,18 @@ TUMOUR_SIZE = "http://hl7.org/fhir/us/mcode/StructureDefinition/mcode-tumor-size
 """mCODE's profile: LOINC 21889-1 with the components 33728-7 (longest) and 33729-5 (further dimension), `focus` the tumour's BodyStructure."""
 SOFTWARE = "Device/consilium"
 NOTE = "Research use only; not a medical device."
+MCODE = "http://hl7.org/fhir/us/mcode/StructureDefinition/"
+AJCC = "http://cancerstaging.org"
+STAGED = {
+    "T": ("399504009", "21905-5", "Primary tumor.clinical [Class] Cancer", "mcode-tnm-primary-tumor-category"),
+    "N": ("399534004", "21906-3", "Regional lymph nodes.clinical [Class] Cancer", "mcode-tnm-regional-nodes-category"),
+    "M": ("399387003", "21907-1", "Distant metastases.clinical [Class] Cancer", "mcode-tnm-distant-metastases-category"),
+    "": ("399537006", "21908-9", "Stage group.clinical Cancer", ""),
+}
+"""Of each category and of the group: SNOMED CT, LOINC, its name there, and mCODE's profile (mCODE 4.0.0, value sets mcode-tnm-*-staging-type)."""
+STAGING = {"tnm_lung_9": "1269566009", "tnm_kidney_8": "897275008", "tnm_breast_8": "897275008"}
+"""Rules that stage, and the edition as SNOMED CT has it (mCODE 4.0.0, value set mcode-tnm-staging-method)."""
+TNM = re.compile(r"(T\S+?) (N\S+?) (M\S+?)[,.]")
 
 
 def own_id(name: str) -> str:
@@ -225,6 +238,46 @@ def tumour_sizes(facts: Sequence[tuple[Fact, str]], patient_id: str, status: str
         }  # fmt: skip
         made.append(resource)
     return made
+
+
+def clinical_tnm(facts: Sequence[tuple[Fact, str]], patient_id: str, status: str) -> list[Resource]:
+    """mCODE's clinical T, N and M that a staging rule worked out from what imaging shows, and the stage group where all three are.
+
+    A category that somebody assigned before may be pathological: it isn't given again here, and there is no group then. The group doesn't
+    claim mCODE's profile, which wants the patient's cancer as a Condition of the record.
+    """
+    made: list[Resource] = []
+    for fact, own in facts:
+        source = fact.source
+        if (
+            fact.kind is not Kind.RULE
+            or not isinstance(source, RuleRef)
+            or source.rule not in STAGING
+            or not isinstance(fact.value, dict)
+        ):
+            continue
+        named = TNM.match(str(fact.value.get("recommendation")))
+        parts = [(a, v) for a, v in zip("TNM", named.groups() if named else (), strict=False)
+                 if not v.endswith("?") and f"{a.lower()}_category" not in source.inputs]  # fmt: skip
+        told = [_staged(fact, f"{own}-{axis.lower()}", axis, f"c{value}", patient_id, status) for axis, value in parts]
+        made += told
+        if len(told) == 3 and fact.value.get("category"):
+            group = _staged(fact, f"{own}-stage", "", str(fact.value["category"]), patient_id, status)
+            made.append({**group, "hasMember": [{"reference": f"Observation/{o['id']}"} for o in told]})
+    return made
+
+
+def _staged(fact: Fact, own: str, axis: str, value: str, patient_id: str, status: str) -> Resource:
+    assert isinstance(fact.source, RuleRef)
+    snomed, loinc, display, profile = STAGED[axis]
+    return {
+        "resourceType": "Observation", "id": own, "status": status, **({"meta": {"profile": [MCODE + profile]}} if profile else {}),
+        "category": [{"coding": [{"system": OBSERVATION_CATEGORY, "code": "imaging"}]}],
+        "code": {"coding": [{"system": SCT, "code": snomed}, {"system": LOINC, "code": loinc, "display": display}], "text": display},
+        "subject": reference_to(patient_id), "valueCodeableConcept": {"coding": [{"system": AJCC, "code": value}], "text": value},
+        "method": {"coding": [{"system": SCT, "code": STAGING[fact.source.rule]}], "text": fact.source.document},
+        "device": {"reference": SOFTWARE, "display": "Consilium (research use only)"}, "note": [{"text": f"{fact.statement} {NOTE}"}],
+    }  # fmt: skip
 
 
 def sides_of(facts: Sequence[Fact]) -> dict[str, str]:

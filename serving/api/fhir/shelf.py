@@ -201,6 +201,10 @@ class Shelf:
         made = [fhir.measured(f, own, patient, status, self._known_study(f.source.study_id), sides.get(f.source.mask or "", ""))
                 for f, own in named if f.kind is Kind.MEASUREMENT and isinstance(f.source, ImageRef)]  # fmt: skip
         made += fhir.tumour_sizes(named, patient, status, self._known_study, sides)
+        staged = fhir.clinical_tnm(named, patient, status)
+        for one in staged:
+            one["effectiveDateTime"] = when
+        made += staged
         for one in made:
             one["meta"] = {**one.get("meta", {}), "lastUpdated": when}
             one["issued"] = when
@@ -277,7 +281,7 @@ class Shelf:
 
 def _same(observation: Resource) -> str:
     """What makes two Observations one: what was measured, where, with what result."""
-    keys = ("subject", "code", "valueQuantity", "component", "derivedFrom", "note")
+    keys = ("subject", "code", "valueQuantity", "valueCodeableConcept", "component", "derivedFrom", "note")
     return repr([observation.get(k) for k in keys])
 
 
