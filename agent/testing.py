@@ -1,6 +1,5 @@
 """For our tests and for tool authors: a scripted chat model and server, and phantoms with known answers."""
 
-import io
 import json
 import threading
 import time
@@ -9,14 +8,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import numpy as np
-import pydicom
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+from tools.phantoms import dicom_series, sphere
+
+__all__ = ["ScriptedModel", "dicom_series", "scripted_server", "sphere", "tool_call"]
 
 
 class ScriptedModel(BaseChatModel):
@@ -114,55 +113,3 @@ def tool_call(name: str, arguments: dict[str, Any], number: int = 1) -> dict[str
     """A message object of the OpenAI API that calls one tool."""
     call = {"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
     return {"tool_calls": [call]}
-
-
-def sphere(shape: tuple[int, int, int], affine: np.ndarray, radius_mm: float) -> np.ndarray:
-    """A sphere of `radius_mm` around the grid's centre: boolean [i, j, k], true distances through `affine`."""
-    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
-    points = grid @ affine[:3, :3].T + affine[:3, 3]
-    centre = ((np.array(shape) - 1) / 2) @ affine[:3, :3].T + affine[:3, 3]
-    return np.asarray(np.linalg.norm(points - centre, axis=-1) <= radius_mm)
-
-
-def dicom_series(
-    array: np.ndarray,
-    lps: np.ndarray,
-    patient_id: str = "PHANTOM",
-    description: str = "FLAIR",
-    study_uid: str | None = None,
-    name: str = "Phantom^Made",
-    date: str = "20260102",
-    body_part: str = "BRAIN",
-    modality: str = "MR",
-) -> list[bytes]:
-    """`array` [column, row, slice] as single-frame MR (or CT) instances; `lps` maps indices to patient mm in LPS."""
-    study, series = study_uid or generate_uid(), generate_uid()
-    columns, rows, normals = (lps[:3, i] for i in range(3))
-    dx, dy, dz = (float(np.linalg.norm(v)) for v in (columns, rows, normals))
-    signed = bool(array.min() < 0)
-    files = []
-    for k in range(array.shape[2]):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = CTImageStorage if modality == "CT" else MRImageStorage
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-        made.SOPClassUID, made.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-        made.StudyInstanceUID, made.SeriesInstanceUID = study, series
-        made.PatientID, made.PatientName, made.StudyDate = patient_id, name, date
-        made.Modality, made.SeriesDescription, made.BodyPartExamined = modality, description, body_part
-        if modality == "CT":
-            made.RescaleSlope, made.RescaleIntercept = 1, 0
-        made.InstanceNumber = array.shape[2] - k  # numbered backwards: position has to decide
-        made.Rows, made.Columns = array.shape[1], array.shape[0]
-        made.PixelSpacing, made.SliceThickness = [dy, dx], dz
-        made.ImageOrientationPatient = [*(columns / dx), *(rows / dy)]
-        made.ImagePositionPatient = [float(v) for v in lps[:3, 3] + k * normals]
-        made.BitsAllocated = made.BitsStored = 16
-        made.HighBit, made.PixelRepresentation, made.SamplesPerPixel = 15, int(signed), 1
-        made.PhotometricInterpretation = "MONOCHROME2"
-        made.PixelData = np.ascontiguousarray(array[:, :, k].T.astype("<i2" if signed else "<u2")).tobytes()
-        buffer = io.BytesIO()
-        pydicom.dcmwrite(buffer, made, enforce_file_format=True)
-        files.append(buffer.getvalue())
-    return files

@@ -12,6 +12,7 @@ import typer
 
 from serving.cli_guidelines import app as guidelines
 from serving.cli_llm import app as llm
+from serving.cli_tools import app as tools
 
 if TYPE_CHECKING:
     from agent.answer import Answer
@@ -23,7 +24,6 @@ WRONG_USAGE, REFUSED, SERVICE_DOWN = 2, 3, 4
 
 app = typer.Typer(name="consilium", no_args_is_help=True, pretty_exceptions_show_locals=False, add_completion=False,
                   help="Consilium: ask about a patient's images, reports and records. Research use only; not a medical device.")  # fmt: skip
-tools = typer.Typer(no_args_is_help=True, help="The tools.")
 models = typer.Typer(no_args_is_help=True, help="The imaging models.")
 audit = typer.Typer(no_args_is_help=True, help="What was done to the archive.")
 keys = typer.Typer(no_args_is_help=True, help="Keys to the server.")
@@ -66,8 +66,13 @@ def serve(
     data: Data = None, llm_url: LlmUrl = None, llm_model: LlmModel = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Let everyone in; only on loopback.")] = False,
     sample: Annotated[bool, typer.Option("--sample", help="Load the sample case first.")] = False,
+    reload_tools: Annotated[bool, typer.Option("--reload-tools", help="Take tools in as their packages are installed or changed.")] = False,
 ) -> None:  # fmt: skip
     """Start the server and print the chat link."""
+    if reload_tools:
+        from tools.registry import watch
+
+        watch()
     settings = _settings(host=host, port=port, data=data, llm_url=llm_url, llm_model=llm_model, no_auth=no_auth or None)
     import uvicorn
 
@@ -353,29 +358,6 @@ def plan(
     typer.echo(json.dumps(result) if as_json else f"tools: {', '.join(result['tools']) or 'none'}; abstain: {result['abstain']}")
 
 
-@tools.command("list")
-def tools_list(as_json: Json = False) -> None:
-    """Every tool."""
-    from tools.registry import tool_types
-
-    rows = [t.described() for t in tool_types().values()]
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    for row in rows:
-        typer.echo(f"{row['name']:<24} {row['description']}")
-
-
-@tools.command("show")
-def tools_show(name: str) -> None:
-    """One tool's schema and card."""
-    from tools.registry import tool_types
-
-    if name not in tool_types():
-        _fail(WRONG_USAGE, f"there is no tool {name!r}", f"the tools are {', '.join(tool_types())}")
-    typer.echo(json.dumps(tool_types()[name].described(), indent=2))
-
-
 def _bundles(data: Path | None) -> Any:
     from tools.models.catalogue import IN_THE_BOX, Catalogue
 
@@ -466,10 +448,12 @@ def _ring(data: Path | None) -> Any:
 
 
 @keys.command("create")
-def keys_create(name: str, data: Data = None) -> None:
+def keys_create(
+    name: str, data: Data = None, role: Annotated[str | None, typer.Option(help="A role of the settings' tools_for.")] = None
+) -> None:
     """Make a key; it is shown this once."""
     try:
-        typer.echo(_ring(data).create(name))
+        typer.echo(_ring(data).create(name, role))
     except ValueError as error:
         _fail(WRONG_USAGE, str(error))
 
@@ -479,7 +463,7 @@ def keys_list(data: Data = None) -> None:
     """The keys' names."""
     ring = _ring(data)
     for key in ring.keys():  # noqa: SIM118 (a method of the key ring, not of a dict)
-        typer.echo(f"{key.name}  {key.created}")
+        typer.echo(f"{key.name}  {key.created}" + (f"  {key.role}" if key.role else ""))
 
 
 @keys.command("revoke")

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ from knowledge.teaching.sessions import TeachingStore
 from serving.access.keys import KeyRing
 from serving.access.tokens import TokenStore
 from serving.settings import Settings
+from tools.apart import apart
 from tools.base import CaseTool, HouseStyle, Resources, Vision
 from tools.models.catalogue import IN_THE_BOX, Catalogue
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 log = logging.getLogger("consilium.serving")
+ROLE: ContextVar[str | None] = ContextVar("role", default=None)
+"""The role of the key that the request in hand came with."""
 
 SHOWN = 4
 """Volumes kept ready for the viewer (some 35 MB each)."""
@@ -204,12 +208,42 @@ def archive_of(settings: Settings) -> Archive:
 
 
 def joined_of(settings: Settings) -> tuple[type[CaseTool], ...]:
-    """Tools of the MCP servers that the settings name."""
-    if not settings.mcp_servers:
-        return ()
-    from tools.mcp import joined
+    """Tools of the MCP servers and HTTP services that the settings and the installed packages name; the settings come first."""
+    from tools.kinds import Http, Mcp
+    from tools.registry import installed
 
-    return tuple(joined(settings.mcp_servers, reads_like_an_order))
+    offers = installed().offers
+    servers = {**{n: o.server for n, o in offers.items() if isinstance(o, Mcp)}, **settings.mcp_servers}
+    services = {**{n: o.service for n, o in offers.items() if isinstance(o, Http)}, **settings.http_services}
+    found: list[type[CaseTool]] = []
+    if servers:
+        from tools import mcp
+
+        found += mcp.joined(servers, reads_like_an_order)
+    if services:
+        from tools import openapi
+
+        found += openapi.joined(services, reads_like_an_order)
+    return tuple(found)
+
+
+def lets_of(settings: Settings) -> Callable[[str], bool]:
+    """Whether a tool is switched on, and the role in hand may use it."""
+
+    def lets(name: str) -> bool:
+        return name not in settings.tools_off and (name not in settings.tools_for or ROLE.get() in settings.tools_for[name])
+
+    return lets
+
+
+def wrapped_of(settings: Settings, archive: Path) -> Callable[[type[CaseTool]], type[CaseTool]]:
+    """Tools that the settings put into a process of their own, there; others as they are."""
+
+    def wrapped(tool: type[CaseTool]) -> type[CaseTool]:
+        process = settings.tool_processes.get(str(tool.model_fields["name"].default))
+        return apart(tool, process, archive, settings.database_url, settings.data, settings.model_folder) if process else tool
+
+    return wrapped
 
 
 def build(settings: Settings) -> House:
@@ -228,7 +262,8 @@ def build(settings: Settings) -> House:
     resources = Resources(catalogue, guidelines, embedder, RecordSearch(embedder),
                           vision, RuleBook(data / "rules"), DraftStore(settings.database_url or data / "drafts.db"),
                           TeachingStore(settings.database_url or data / "teaching.db"),
-                          HouseStyle(settings.report_templates or data / "templates", settings.report_language, settings.report_style), joined_of(settings))  # fmt: skip
+                          HouseStyle(settings.report_templates or data / "templates", settings.report_language, settings.report_style), joined_of(settings),
+                          lets_of(settings), wrapped_of(settings, archive.root))  # fmt: skip
     memory = Memory(settings.conversations_url or data / "conversations.db")
     builtin = (BuiltinPlanner.of(embedder), PlannerRef(kind="builtin", model=NAME))
     assistant = Assistant(archive, resources, memory, model, ref, settings.conversations_url or data / "checkpoints.db",

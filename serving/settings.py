@@ -9,6 +9,8 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from serving.access.clients import EhrServer, SmartClient, Webhook
+from tools.apart import Process
+from tools.openapi import Service
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -121,6 +123,19 @@ class Settings(BaseSettings):
     mcp_servers: dict[str, str | list[str]] = Field(
         default_factory=dict,
         description='MCP servers whose tools join: {"lab": "http://127.0.0.1:9000/mcp"}, or a command: {"lab": ["python", "server.py"]}.',
+    )
+    http_services: dict[str, Service] = Field(
+        default_factory=dict,
+        description='HTTP services whose operations join as tools: {"lab": {"spec": "lab-openapi.json", "url": "http://127.0.0.1:9001"}}.',
+    )
+    tools_off: list[str] = Field(default_factory=list, description="Names of tools that nobody may use.")
+    tools_for: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description='Tools that only keys of these roles may use: {"look": ["radiologist"]} (see `consilium keys create --role`).',
+    )
+    tool_processes: dict[str, Process] = Field(
+        default_factory=dict,
+        description='Tools that run in a process of their own: {"hu_histogram": {"memory_mb": 2000, "seconds": 60, "python": "/opt/env/bin/python"}}.',
     )
     no_auth: bool = Field(False, description="Let everyone in; only on loopback.")
     deidentify_on_import: Literal["off", "basic", "research"] = Field(

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from tools.models.catalogue import Catalogue
 
 
+CONTRACT = "1"
+"""Version of what a tool and the house promise each other. A change that an older tool can't bear makes it 2; the older ones are named here."""
+STILL_RUN = {"1"}
+
+
 class Effect(StrEnum):
     """What a tool does to the world."""
 
@@ -144,7 +149,11 @@ class Resources:
     teaching: TeachingStore = field(default_factory=TeachingStore)
     house_style: HouseStyle = field(default_factory=HouseStyle)
     joined: tuple[type["CaseTool"], ...] = ()
-    """Tools of servers that the settings name."""
+    """Tools of servers and services that the settings or installed packages name."""
+    lets: Callable[[str], bool] = field(default=lambda name: True)
+    """Whether the tool of this name is switched on, and whoever asks may use it."""
+    wrapped: Callable[[type["CaseTool"]], type["CaseTool"]] = field(default=lambda tool: tool)
+    """A tool as it is run here: by itself, or in a process of its own."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +169,8 @@ class Bench:
     """The conversation's evidence by number (E3), so that a fact can be taken from it."""
     known: Callable[[], list[Evidence]] = field(default=lambda: [])
     """All evidence of the conversation so far, in order."""
+    only: frozenset[str] | None = None
+    """The tools that this conversation is pinned to; None: all."""
     today: Callable[[], date] = field(default=lambda: datetime.now(UTC).date())
     """The day on which the tool runs, for what is due."""
 
@@ -186,6 +197,14 @@ class CaseTool(BaseTool):
     card: ClassVar[Card]
     cost: ClassVar[Cost] = Cost(seconds=0.1)
     effect: ClassVar[Effect] = Effect.READ
+    contract: ClassVar[str] = CONTRACT
+    """The version of this contract that the tool was written for."""
+    example: ClassVar[dict[str, Any]] = {}
+    """Arguments that fit the schema: for the docs, and for the checks."""
+    deterministic: ClassVar[bool] = True
+    """The same call on the same case gives the same facts."""
+    network: ClassVar[bool] = False
+    """True for a tool that calls another service."""
 
     bench: Any = Field(exclude=True, repr=False)
     response_format: str = "content_and_artifact"  # type: ignore[assignment]
@@ -215,6 +234,11 @@ class CaseTool(BaseTool):
             raise TryAgain(str(error), error.hint) from error
 
     @classmethod
+    def phantom(cls) -> list[bytes] | None:
+        """DICOM files on which the example works, for the checks; None: a phantom of the house that fits `needs`."""
+        return None
+
+    @classmethod
     def bound(cls, bench: Bench) -> Self:
         """This tool at `bench`."""
         return cls.model_validate({"bench": bench})
@@ -238,6 +262,10 @@ def _statement_of(tool: type[CaseTool]) -> dict[str, Any]:
         "card": tool.card.model_dump(),
         "cost": tool.cost.model_dump(),
         "effect": str(tool.effect),
+        "contract": tool.contract,
+        "example": tool.example,
+        "deterministic": tool.deterministic,
+        "network": tool.network,
     }
 
 

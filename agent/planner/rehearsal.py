@@ -1,6 +1,7 @@
 """What the built-in planner would do for a described case (the form of shared/questions), without running a tool."""
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -10,13 +11,14 @@ from agent.planner.understand import Reader, Turn, Understanding
 from knowledge.guidelines.minilm import MiniLM
 from knowledge.records.search import SYNONYMS
 from knowledge.studies.which import body_part_of
+from tools.base import CaseTool
 from tools.registry import tool_types
 
 
 def rehearse(case: dict[str, Any], history: list[dict[str, Any]], question: str) -> dict[str, Any]:
     """`{tools: in order, abstain, language}`. Whether a look-up will find something is read off the case's own texts."""
     inventory = inventory_of(case) if any(case.get(k) for k in ("studies", "reports", "records")) else None
-    offered = [t.described() for t in tool_types().values() if inventory is not None or not t.needs.case]
+    offered = offered_for(inventory, tool_types().values())
     asked = _reader().read(question, turns_of(history), inventory, with_facts(offered))
     if steps.refusal(asked, inventory):
         return {"tools": [], "abstain": True, "language": asked.language}
@@ -26,6 +28,19 @@ def rehearse(case: dict[str, Any], history: list[dict[str, Any]], question: str)
         "abstain": _abstains(asked, inventory, calls, case),
         "language": asked.language,
     }
+
+
+def offered_for(inventory: dict[str, Any] | None, types: Iterable[type[CaseTool]]) -> list[dict[str, Any]]:
+    """The statements of the tools that a case of this inventory (or none) is offered."""
+    return [t.described() for t in types if inventory is not None or not t.needs.case]
+
+
+def planned(question: str, inventory: dict[str, Any] | None, offered: list[dict[str, Any]], reader: Reader) -> list[str]:
+    """The tools that the built-in planner would call, in order."""
+    asked = reader.read(question, [], inventory, with_facts(offered))
+    if steps.refusal(asked, inventory):
+        return []
+    return list(dict.fromkeys(c.tool for c in steps.wanted(asked, inventory, offered, found=False)))
 
 
 @cache

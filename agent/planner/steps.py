@@ -47,6 +47,8 @@ TOOL_OF = {
     "signs": ["imaging_signs"],
     "followups": ["follow_up"],
 }
+MARGIN = 0.05
+"""An installed tool is called where the question is as like its own examples as another tool's, within this cosine."""
 _ABOUT_A_CASE = {*TOOL_OF, "growth", "record", "planning", "advised"}
 ON_PIXELS = {"detect", "segment", "classify", "measure", "compare_studies", "radiomics", "look"}
 """Tools that need an image."""
@@ -250,10 +252,13 @@ def _record_names(asked: Understanding, case: dict[str, Any] | None, intents: se
 def _third_parties(asked: Understanding, tools: Sequence[dict[str, Any]], planned: set[str]) -> list[Call]:
     """Tools that the planner knows by their statement alone, where the question is like what they say they're asked for."""
     known = {t for names in TOOL_OF.values() for t in names} | set(ORDER)
+    least = max(
+        SIMILAR, max(asked.tools.values(), default=0.0) - MARGIN
+    )  # a question that is another tool's own isn't taken from it
     found = []
     for tool in tools:
         name = tool["name"]
-        if name in known or name in planned or asked.tools.get(name, 0.0) < SIMILAR:
+        if name in known or name in planned or asked.tools.get(name, 0.0) < least:
             continue
         fields = tool.get("parameters", {}).get("properties", {})
         needed = set(tool.get("parameters", {}).get("required", []))

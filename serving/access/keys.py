@@ -19,6 +19,8 @@ class Key(Frozen):
     name: str
     created: str
     sha256: str
+    role: str | None = None
+    """What the settings' `tools_for` knows its holder as."""
 
 
 class KeyRing:
@@ -32,13 +34,13 @@ class KeyRing:
         """All keys that are let in."""
         return [Key(**k) for k in json.loads(self._file.read_text())] if self._file.exists() else []
 
-    def create(self, name: str) -> str:
+    def create(self, name: str, role: str | None = None) -> str:
         """A new key; it is shown this once. Raises ValueError where the name is taken."""
         if any(k.name == name for k in self.keys()):
             raise ValueError(f"there is a key named {name!r} already")
         secret = f"ck_{secrets.token_urlsafe(32)}"
         created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        self._write([*self.keys(), Key(name=name, created=created, sha256=_hash(secret))])
+        self._write([*self.keys(), Key(name=name, created=created, sha256=_hash(secret), role=role)])
         return secret
 
     def revoke(self, name: str) -> bool:
@@ -62,8 +64,13 @@ class KeyRing:
 
     def admits(self, secret: str) -> str | None:
         """The name of the key that `secret` is, or None."""
+        found = self.key(secret)
+        return found.name if found else None
+
+    def key(self, secret: str) -> Key | None:
+        """The key that `secret` is, or None."""
         given = _hash(secret)
-        return next((k.name for k in self.keys() if hmac.compare_digest(k.sha256, given)), None)
+        return next((k for k in self.keys() if hmac.compare_digest(k.sha256, given)), None)
 
     def _write(self, keys: list[Key]) -> None:
         _private(self._file, json.dumps([k.model_dump() for k in keys], indent=1))

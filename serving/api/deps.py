@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from serving.access.bounds import hold
 from serving.access.grants import Grant
 from serving.errors import Problem
-from serving.house import House
+from serving.house import ROLE, House
 from serving.outgoing import Outbox
 from serving.settings import LOOPBACK
 from serving.subscriptions import Subscriptions
@@ -25,10 +25,12 @@ def grant_of(house: House, headers: Headers) -> Grant:
     scheme, _, secret = headers.get("authorization", "").partition(" ")
     secret = secret.strip() if scheme.lower() == "bearer" else ""
     if house.settings.no_auth:
+        ROLE.set(None)
         return Grant("anyone on loopback")
-    name = house.keys.admits(secret) if secret else None
-    if name is not None:
-        return Grant(name)
+    key = house.keys.key(secret) if secret else None
+    ROLE.set(key.role if key else None)
+    if key is not None:
+        return Grant(key.name)
     token = house.tokens.admits(secret) if secret.startswith("ct_") else None
     if token is None:
         raise Problem(401, "Unauthorized", "a key is needed", "send Authorization: Bearer KEY; the chat link holds one")

@@ -90,6 +90,21 @@ def add(source: Path, models: Path, given: GivenCard, trust_code: bool = False) 
     return Bundle(target)
 
 
+def stated_card(source: Path, given: GivenCard) -> BundleCard:
+    """The card of a model that isn't taken in yet; its weights aren't read. Raises NotApplicable where it lacks what a card needs."""
+    if (metadata := source / "configs" / "metadata.json").exists():
+        told = json.loads(metadata.read_text(encoding="utf-8"))
+        if "consilium" in told:
+            return BundleCard.model_validate({**told["consilium"], "origin": "added"})
+        return _card(_stated(told), given, "MONAI bundle")
+    stated: dict[str, Any] = {}
+    if source.is_dir() and nnunet.is_results_folder(source):
+        labels = json.loads((source / "dataset.json").read_text(encoding="utf-8"))["labels"]
+        stated["classes"] = sorted((n for n, v in labels.items() if isinstance(v, int)), key=lambda n: labels[n])
+        return _card(stated, given, "nnU-Net results folder")
+    return _card(stated, given, "ONNX" if source.suffix == ".onnx" else "TorchScript")
+
+
 def _laid_out(source: Path, made: Path, given: GivenCard, name: str, trust_code: bool) -> None:
     if source.is_dir() and (source / "configs" / "metadata.json").exists():
         _from_bundle(source, made, given, trust_code)
