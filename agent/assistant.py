@@ -256,6 +256,7 @@ class Assistant:
     def _turn(self, conversation: Conversation, run: Run, place: Place) -> tuple[Case | None, Turn]:
         case = self.case_of(conversation)
         inventory = case.inventory() if case else None
+        pinned = self.memory.pinned(conversation.id)
 
         def make_tools(progress: Any, cancelled: Any) -> Any:
             return tools_for(
@@ -266,6 +267,7 @@ class Assistant:
                     cancelled,
                     lambda name: turn.evidence.get(name),
                     lambda: list(turn.evidence.values()),
+                    only=None if pinned is None else frozenset(pinned),
                 )
             )
 

@@ -62,6 +62,12 @@ class FeedbackRow(Base):
     correction: Mapped[str | None]
 
 
+class PinnedRow(Base):
+    __tablename__ = "pinned_tools"
+    conversation_id: Mapped[str] = mapped_column(primary_key=True)
+    tools: Mapped[list[str]] = mapped_column(JSON)
+
+
 class Conversation(Frozen):
     """One conversation about one patient's case (or about none)."""
 
@@ -187,11 +193,26 @@ class Memory:
                                         patient_id=fact.patient_id, data=own(fact.data)))  # fmt: skip
         return made
 
+    def pin(self, conversation_id: str, tools: Sequence[str] | None) -> None:
+        """The conversation uses these tools alone from now on; None: all again."""
+        self.conversation(conversation_id)
+        with Session(self.engine) as session, session.begin():
+            session.execute(delete(PinnedRow).where(PinnedRow.conversation_id == conversation_id))
+            if tools is not None:
+                session.add(PinnedRow(conversation_id=conversation_id, tools=sorted(set(tools))))
+
+    def pinned(self, conversation_id: str) -> list[str] | None:
+        """The tools that the conversation is held to; None: all."""
+        with Session(self.engine) as session:
+            row = session.get(PinnedRow, conversation_id)
+            return list(row.tools) if row else None
+
     def forget(self, conversation_id: str) -> None:
         self.conversation(conversation_id)
         with Session(self.engine) as session, session.begin():
             session.execute(delete(MessageRow).where(MessageRow.conversation_id == conversation_id))
             session.execute(delete(EvidenceRow).where(EvidenceRow.scope == conversation_id))
+            session.execute(delete(PinnedRow).where(PinnedRow.conversation_id == conversation_id))
             session.execute(delete(ConversationRow).where(ConversationRow.id == conversation_id))
         with self._lock:
             self._known.pop(conversation_id, None)

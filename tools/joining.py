@@ -100,6 +100,8 @@ def _arguments(schema: dict[str, Any], suspicious: Suspicious) -> type[BaseModel
         @model_validator(mode="before")
         @classmethod
         def _fit(cls, value: Any) -> Any:
+            if isinstance(value, dict):  # LangChain sends what was left out as None
+                value = {k: v for k, v in value.items() if v is not None or k in schema.get("required", [])}
             try:
                 jsonschema.validate(value, schema)
             except jsonschema.ValidationError as error:

@@ -15,12 +15,14 @@ from agent.memory import Conversation, Listed, Message
 from agent.run import Event
 from agent.suggest import suggestions
 from knowledge.case import Handle
+from knowledge.errors import NotFound
 from knowledge.evidence import Frozen
 from serving import ehr
 from serving.api.deps import Caller, HouseDep
 from serving.errors import Problem, problem
 from serving.exported import FORMS
 from serving.house import House
+from tools.registry import types_for
 
 router = APIRouter(tags=["conversations"])
 
@@ -89,6 +91,15 @@ class Shown(Frozen):
     patient_id: str | None
     handles: list[Handle]
     messages: list[Message]
+    tools: list[str] | None = None
+    """The tools that it is held to; null: all."""
+
+
+class Pinned(BaseModel):
+    """The tools that a conversation is held to."""
+
+    model_config = ConfigDict(extra="forbid")
+    only: list[str] | None = Field(None, max_length=200, description="Names of tools; null: all that the server has.")
 
 
 class Feedback(BaseModel):
@@ -105,6 +116,17 @@ def open_conversation(house: HouseDep, who: Caller, request: OpenRequest) -> Ope
     conversation = house.assistant.open(request.patient_id, request.study_ids)
     trouble = ehr.refresh(house, conversation.patient_id) if conversation.patient_id and house.settings.ehr_servers else None
     return Opened(id=conversation.id, handles=_handles(house, conversation), notes=[trouble] if trouble else [])
+
+
+@router.put("/v1/conversations/{conversation_id}/tools", operation_id="pin_tools", summary="Hold a conversation to some tools")
+def pin_tools(house: HouseDep, who: Caller, conversation_id: str, pinned: Pinned) -> Pinned:
+    """Its next questions are answered with these tools alone. 404 for a tool that the server doesn't have."""
+    known = types_for(house.resources)
+    strange = sorted(set(pinned.only or []) - set(known))
+    if strange:
+        raise NotFound(f"there is no tool {strange[0]!r}", f"the tools are {sorted(known)}")
+    house.memory.pin(conversation_id, pinned.only)
+    return Pinned(only=house.memory.pinned(conversation_id))
 
 
 def _handles(house: House, conversation: Conversation) -> list[Handle]:
@@ -192,7 +214,7 @@ def branch(house: HouseDep, who: Caller, conversation_id: str, where: Branch) ->
 def show_conversation(house: HouseDep, who: Caller, conversation_id: str) -> Shown:
     found = house.memory.conversation(conversation_id)
     return Shown(id=found.id, created=found.created, patient_id=found.patient_id, handles=_handles(house, found),
-                 messages=house.memory.messages(conversation_id))  # fmt: skip
+                 messages=house.memory.messages(conversation_id), tools=house.memory.pinned(conversation_id))  # fmt: skip
 
 
 @router.delete(

@@ -7,6 +7,7 @@ import { blob } from '/web/lib/api.js';
 import { alone, asking, conversation, editing, gone, history, patients, place, suggestions, turns, working } from '/web/lib/store.js';
 import { t } from '/web/lib/words.js';
 import { Answer, Plan } from '/web/parts/answer.js';
+import { Tools } from '/web/parts/tools.js';
 
 function Turn({ turn, last, next }) {
   const kept = turn.state === 'done';
@@ -38,7 +39,7 @@ const FORMS = [['md', 'Markdown', 'md'], ['pdf', 'PDF', 'pdf'], ['fhir', 'FHIR',
 function Head() {
   const out = (form, ending) => guarded(async () => download(await blob(`/v1/conversations/${conversation.value}/export?format=${form}`), `consilium-${conversation.value}.${ending}`));
   return html`<div class="chat-head"><${Button} icon="plus" text=${t('new_conversation')} label=${t('new_conversation')} class="button" onClick=${guarded(() => begin())} />
-    <details class="menu"><summary class="button" title=${t('history')}><${Icon} name="history" /><span>${t('history')}</span></summary><${History} /></details><span class="grow"></span>
+    <details class="menu"><summary class="button" title=${t('history')}><${Icon} name="history" /><span>${t('history')}</span></summary><${History} /></details><${Tools} /><span class="grow"></span>
     <details class="menu end"><summary class="button" title=${t('export')} aria-disabled=${!turns.value.some((x) => x.answer)}><${Icon} name="download" /><span>${t('export')}</span></summary>
       <div class="sheet">${FORMS.map(([form, text, ending]) => html`<button key=${form} type="button" class="entry" disabled=${!turns.value.some((x) => x.answer)} onClick=${out(form, ending)}>${text}</button>`)}</div></details></div>`;
 }

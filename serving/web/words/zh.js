@@ -24,4 +24,5 @@ export default {
   planner_builtin: '内置规划器，非语言模型', planner_llm: '语言模型：{name}', go_anywhere: '跳转到任意处', language: '语言', theme: '浅色或深色', keys: '按键', fold_case: '显示或折叠病例', edges: { case: '病例栏宽度', chat: '对话栏宽度', drawer: '依据栏高度' },
   key_statements: '下一句和上一句', key_open: '打开它的依据', key_slices: '上一层和下一层', mouse: '滚轮：翻层；按住 Ctrl：缩放。右键：窗宽窗位。Shift 或中键：移动。',
   sending: { title: '发送到其他系统', to: '发送到', archive: '本档案（DICOM SEG）', proposed: '请查看将要发送的内容，然后确认', waiting: '正在发送', sent: '已发送', dead: '无法发送', declined: '已放弃', difference: '新增（+）与删除（−）的内容', by: '确认人', confirm: '确认并发送', leave: '不发送', again: '重试' },
+  tools_used: '工具', tools_held: '此对话只能使用这些工具。', tools_all: '全部工具', tool_card: { title: '用途', intended_use: '用途', accuracy: '准确度', limits: '限制', licence: '许可', version: '版本' },
 };
