@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 
 from agent.guard import reads_like_an_order
-from agent.planner.rehearsal import offered_for, planned
+from agent.planner.rehearsal import inventory_of, offered_for, planned
 from agent.planner.understand import Reader
 from knowledge.case import Case, open_case
 from knowledge.evidence import Frozen, ImageRef, Kind
@@ -46,6 +46,15 @@ PARAPHRASES: tuple[Callable[[str], str], ...] = (
     lambda q: f"Could you help me here? {q}",
     lambda q: q if q.endswith("?") else f"Can you {q[0].lower()}{q[1:]}?",
 )
+
+
+USUAL: tuple[dict[str, Any], ...] = (
+    {"studies": [{"modality": "MR", "body_part": "BRAIN", "date": "2026-01-02", "sequences": ["FLAIR", "T1c"], "description": "MRI of the brain"}],
+     "reports": [{"kind": "radiology", "date": "2026-01-02"}], "records": [{"name": "Creatinine"}, {"name": "IDH"}]},
+    {"studies": [{"modality": "CT", "body_part": "CHEST", "date": d, "description": "CT of the chest", "sequences": [None]} for d in ("2026-02-03", "2026-05-06")],
+     "reports": [{"kind": "radiology", "date": "2026-02-03"}], "records": [{"name": "Creatinine"}]},
+)  # fmt: skip
+"""Described cases to which most questions of the tools in the box fit."""
 
 
 class Row(Frozen):
@@ -96,9 +105,11 @@ class Checker:
         """The tool's name."""
         return str(self.tool.model_fields["name"].default)
 
-    def rows(self) -> Iterator[Row]:
-        """Every check, as it is done."""
+    def rows(self, only: Collection[str] = ()) -> Iterator[Row]:
+        """Every check, or those of these titles, as it is done."""
         for title, check in self._checks.items():
+            if only and title not in only:
+                continue
             try:
                 yield Row(check=title, result="pass", seen=check())
             except _Skip as why:
@@ -479,9 +490,6 @@ class Checker:
     def _reader(self) -> Reader:
         return Reader(self.resources.embedder)
 
-    def _inventory(self, types: dict[str, type[CaseTool]]) -> dict[str, Any] | None:
-        return self._fitting.inventory() if self.tool.needs.case or self.tool.needs.modality else None
-
     def _found(self) -> str:
         types = {**tool_types(), self.name: self.tool}
         wanted = set(self.tool.described()["parameters"].get("required", [])) - FILLED
@@ -489,7 +497,7 @@ class Checker:
             raise _Skip(
                 f"the built-in planner can't fill {', '.join(sorted(wanted))} (a language model can); give them defaults to have it found"
             )
-        inventory = self._inventory(types)
+        inventory = self._own_case.inventory() if self._own_case else None
         offered = offered_for(inventory, types.values())
         asked = list(dict.fromkeys(p(q) for q in self.tool.asks for p in PARAPHRASES))
         missed = [q for q in asked if self.name not in planned(q, inventory, offered, self._reader)]
@@ -502,15 +510,19 @@ class Checker:
     def _taken(self) -> str:
         before = {n: t for n, t in tool_types().items() if n != self.name}
         after = {**before, self.name: self.tool}
-        inventory = self._inventory(after)
         questions = [q for t in before.values() for q in t.asks]
-        lists = [offered_for(inventory, types.values()) for types in (before, after)]
-        changed = [
-            q for q in questions if planned(q, inventory, lists[0], self._reader) != planned(q, inventory, lists[1], self._reader)
-        ]
+        changed = set[str]()
+        for described in USUAL:
+            inventory = inventory_of(described)
+            without, beside = (offered_for(inventory, types.values()) for types in (before, after))
+            changed |= {
+                q
+                for q in questions
+                if planned(q, inventory, without, self._reader) != planned(q, inventory, beside, self._reader)
+            }
         share = len(changed) / len(questions)
         if share > TAKEN:
-            raise _Wrong(f"{len(changed)} of {len(questions)} questions of other tools are answered differently with it, as “{changed[0]}”",
+            raise _Wrong(f"{len(changed)} of {len(questions)} questions of other tools are answered differently with it, as “{min(changed)}”",
                          "make `asks` say what sets it apart")  # fmt: skip
         return f"{len(changed)} of {len(questions)} questions of other tools are planned differently with it"
 
