@@ -16,7 +16,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tools.errors import NotApplicable, ToolError
-from tools.models import nnunet
 from tools.models.bundle import Bundle
 from tools.models.card import BundleCard, Region
 
@@ -90,6 +89,11 @@ def add(source: Path, models: Path, given: GivenCard, trust_code: bool = False) 
     return Bundle(target)
 
 
+def _is_results_folder(folder: Path) -> bool:
+    """True for a folder that nnU-Net's training wrote: dataset.json, plans.json and at least one fold."""
+    return (folder / "dataset.json").exists() and (folder / "plans.json").exists() and any(folder.glob("fold_*/checkpoint_*.pth"))
+
+
 def stated_card(source: Path, given: GivenCard) -> BundleCard:
     """The card of a model that isn't taken in yet; its weights aren't read. Raises NotApplicable where it lacks what a card needs."""
     if (metadata := source / "configs" / "metadata.json").exists():
@@ -98,7 +102,7 @@ def stated_card(source: Path, given: GivenCard) -> BundleCard:
             return BundleCard.model_validate({**told["consilium"], "origin": "added"})
         return _card(_stated(told), given, "MONAI bundle")
     stated: dict[str, Any] = {}
-    if source.is_dir() and nnunet.is_results_folder(source):
+    if source.is_dir() and _is_results_folder(source):
         labels = json.loads((source / "dataset.json").read_text(encoding="utf-8"))["labels"]
         stated["classes"] = sorted((n for n, v in labels.items() if isinstance(v, int)), key=lambda n: labels[n])
         return _card(stated, given, "nnU-Net results folder")
@@ -108,7 +112,9 @@ def stated_card(source: Path, given: GivenCard) -> BundleCard:
 def _laid_out(source: Path, made: Path, given: GivenCard, name: str, trust_code: bool) -> None:
     if source.is_dir() and (source / "configs" / "metadata.json").exists():
         _from_bundle(source, made, given, trust_code)
-    elif source.is_dir() and nnunet.is_results_folder(source):
+    elif source.is_dir() and _is_results_folder(source):
+        from tools.models import nnunet  # with torch, which a server that starts doesn't need
+
         config, about, weights = nnunet.converted(source, given.orientation)
         _write(made, given, name, config, about, "nnU-Net results folder")
         from safetensors.torch import save_file

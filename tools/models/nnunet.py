@@ -37,11 +37,6 @@ class ReversedAxes(nn.Module):
         return self.inner(image.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2)
 
 
-def is_results_folder(folder: Path) -> bool:
-    """True for a folder that nnU-Net's training wrote: dataset.json, plans.json and at least one fold."""
-    return (folder / "dataset.json").exists() and (folder / "plans.json").exists() and any(folder.glob("fold_*/checkpoint_*.pth"))
-
-
 def converted(folder: Path, orientation: str = "RAS") -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
     """inference.json, what the card says, and the weights of a results folder. Raises NotApplicable where it can't be used."""
     dataset = json.loads((folder / "dataset.json").read_text())
