@@ -6,7 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: run web-vendor test slow-test interop-test vllm-setup vllm-test vllm-scores services setup check bench eval agent-eval questions lock clean
+.PHONY: run web-vendor test slow-test docs interop-test vllm-setup vllm-test vllm-scores services setup check bench eval agent-eval questions lock clean
 
 run: setup
 	$(PY) -m serving serve --sample --port $(PORT) --data $(DATA)
@@ -49,6 +49,17 @@ $(INTEROP): tests/interop/requirements.txt  # the real clients of others, beside
 interop-test: setup $(INTEROP)  # what others wrote, unchanged: dicomweb-client, OHIF in Chromium, dcmtk, Orthanc, Medplum, MCP conformance and client, hl7apy, schemathesis
 	command -v chromium storescu Orthanc >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium dcmtk orthanc >/dev/null; }
 	$(PY) -m pytest -m interop tests/interop
+
+DOCS := .docs/.ready
+
+$(DOCS): docs/requirements.txt
+	rm -rf .docs && mkdir -p .docs
+	$(PY) -m pip install --disable-pip-version-check -q --target .docs/packages -r docs/requirements.txt
+	touch $(DOCS)
+
+docs: setup $(DOCS)  # build/site: opens from the disk, needs no network
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 PYTHONPATH=.docs/packages:. $(PY) -m mkdocs build -q
+	! grep -rlE '(src|href)="https?://[^"]*\.(js|css|woff2?)"' build/site --include=*.html
 
 services:  # Debian packages that tests of real services need
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium postgresql >/dev/null

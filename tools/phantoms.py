@@ -2,12 +2,16 @@
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+if TYPE_CHECKING:
+    from tools.base import Bench
 
 NODULE_MM, NODULE_HU = 14.0, 40
 """Diameter and value of the nodule in `chest_ct`."""
@@ -107,6 +111,27 @@ def chest_ct(patient_id: str = "PHANTOM", name: str = "Phantom^Made", descriptio
         one.save_as(buffer := io.BytesIO(), enforce_file_format=True)
         written.append(buffer.getvalue())
     return written
+
+
+def bench_with(files: list[bytes], folder: Path) -> "Bench":
+    """A bench at the case of these DICOM files, in an archive under `folder`, with the models in the box: what a tool's own test needs."""
+    from knowledge.case import open_case
+    from knowledge.guidelines.minilm import MiniLM
+    from knowledge.guidelines.search import GuidelineIndex
+    from knowledge.records.search import RecordSearch
+    from knowledge.studies.archive import Archive
+    from knowledge.studies.unpack import Incoming
+    from tools.base import Bench, Resources
+    from tools.models.catalogue import Catalogue
+
+    archive, embedder = Archive(folder / "archive"), MiniLM()
+    done = archive.add([Incoming(f"{n}.dcm", f) for n, f in enumerate(files)])
+    if done.rejected or len(done.patient_ids) != 1:
+        raise ValueError(
+            f"the files aren't one patient's DICOM: {[r.reason for r in done.rejected[:3]] or sorted(done.patient_ids)}"
+        )
+    resources = Resources(Catalogue(), GuidelineIndex(folder / "guidelines", embedder), embedder, RecordSearch(embedder))
+    return Bench(resources, open_case(archive, next(iter(done.patient_ids))))
 
 
 def written_to(folder: Path, files: list[bytes]) -> Path:
