@@ -6,11 +6,16 @@ from typing import Any
 
 from knowledge.guidelines.rules import RULES
 from tools.base import Bench
+from tools.registry import IN_THE_BOX
 
 MOST_TEXT = 120
 """Characters of a query, and of an argument that names no limit of its own: without a bound a weak model never ends. xgrammar 0.2 fails on
 patterns that repeat more than some 130 times (200 gave HTTP 500, 128 didn't)."""
 MOST_ITEMS = 12
+MOST_SAID = 900
+"""Characters of what a tool that others made says of itself."""
+OF_THE_BOX = frozenset(str(t.model_fields["name"].default) for t in IN_THE_BOX)
+"""Their descriptions are whole as they are; what the small planner was trained on stays as it is."""
 EVIDENCE = r"^E[1-9]\d{0,3}$"
 """A pattern, not the numbers that exist: the tools stand in front of every prompt, and a changed front can't be taken from vLLM's cache."""
 _HANDLES = {"study": "studies", "series": "series", "values_of": "series", "report": "reports"}
@@ -23,9 +28,17 @@ def offered(tools: Sequence[Any], inventory: dict[str, Any] | None) -> list[dict
     for tool in tools:
         told = tool.described()
         parameters = _bounded(told["parameters"], told["parameters"].get("$defs", {}), "", handles)
-        function = {"name": told["name"], "description": told["description"], "parameters": parameters, "strict": True}
+        description = told["description"] if told["name"] in OF_THE_BOX else _with_card(told)
+        function = {"name": told["name"], "description": description, "parameters": parameters, "strict": True}
         found.append({"type": "function", "function": function})
     return found
+
+
+def _with_card(told: dict[str, Any]) -> str:
+    """What a tool that others made is for, how well it does it and where not: by this a model chooses between it and another for the same work."""
+    card = told["card"]
+    return " ".join(f"{part.rstrip('.')}." for part in (told["description"], f"For: {card['intended_use']}", f"How well: {card['accuracy']}",
+                                                        f"Limits: {card['limits']}"))[:MOST_SAID]  # fmt: skip
 
 
 def handles_of(inventory: dict[str, Any] | None) -> dict[str, tuple[str, ...]]:

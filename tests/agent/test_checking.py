@@ -134,3 +134,14 @@ def test_a_tool_that_looks_whether_it_was_stopped_stops(resources: Resources, tm
 @pytest.mark.parametrize("name", ["list_studies", "retrieve_reports", "apply_guideline", "segment"])
 def test_tools_of_the_box_state_themselves(resources: Resources, tmp_path: Path, name: str) -> None:
     assert checked(tool_types()[name], resources, tmp_path, "statement")["statement"].result == "pass"
+
+
+def test_a_model_reads_the_cards_of_tools_that_others_made() -> None:
+    from agent.planner.offered import offered
+
+    told = {f["function"]["name"]: f["function"]["description"] for f in offered([Sound, tool_types()["segment"]], None)}
+    assert (
+        "How well: Right by definition." in told["mean_of_region"]
+        and "Limits: Not for patients at all." in told["mean_of_region"]
+    )
+    assert told["segment"] == tool_types()["segment"].described()["description"]

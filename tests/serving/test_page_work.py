@@ -12,7 +12,7 @@ from serving.access.keys import KeyRing
 from serving.app import create_app
 from serving.settings import Settings
 from tests.interop.test_ohif import filled
-from tests.serving.browser import browsing, free_port, needs_chromium, running, served
+from tests.serving.browser import ask, browsing, free_port, needs_chromium, running, served
 
 REPORT = "DATE: 2025-01-10\nFINDINGS: Solid nodule of the right upper lobe, 7 mm.\nIMPRESSION: Solid nodule, 7 mm. CT of the chest in 6 to 12 months is recommended."
 
@@ -123,3 +123,30 @@ async def test_a_mask_is_kept_as_seg(tmp_path: Path) -> None:
             await expect(sending).to_contain_text("was sent", timeout=20_000)
     acts = [e for e in Archive(tmp_path / "data" / "archive").audit() if e.action == "store result"]
     assert acts[0].detail["confirmed_by"] == "Dr A. Reader"
+
+
+@pytest.mark.slow
+@needs_chromium
+async def test_a_conversation_is_held_to_some_tools(data: Path, tmp_path: Path) -> None:
+    from playwright.async_api import expect
+
+    with served(data) as link:
+        async with browsing(link) as page:
+            await page.locator("summary", has_text="Tools").click()
+            menu = page.locator(".sheet.tools")
+            await expect(menu.locator("li")).to_have_count(19)
+            await menu.locator("li").nth(2).locator("summary").click()
+            await expect(menu.locator("li").nth(2)).to_contain_text("A reader has to check each outline")
+            for name in ("Measure", "Outline", "Detect"):
+                await menu.get_by_label(name, exact=True).uncheck()
+                await expect(menu.get_by_label(name, exact=True)).not_to_be_checked()
+            await page.screenshot(path=tmp_path / "tools.png")
+            await page.locator("summary", has_text="Tools").click()
+            turn = await ask(page, "How big is the tumour?")
+            await expect(turn.locator(".answer")).not_to_contain_text("mL")
+            await page.locator("summary", has_text="Tools").click()
+            await menu.get_by_role("button", name="All tools").click()
+            await expect(menu.get_by_label("Measure", exact=True)).to_be_checked()
+            await page.locator("summary", has_text="Tools").click()
+            turn = await ask(page, "And how big is the tumour now?")
+            await expect(turn.locator(".answer")).to_contain_text("mL")
