@@ -64,8 +64,13 @@ def apart(
 
 def run_apart(request: dict[str, Any], process: Process, bench: Bench) -> Reply:
     """Run one request in a child. Raises what the tool raised, Cancelled where it was stopped, Failed where it broke or went past its limits."""
-    command = [str(process.python or sys.executable), "-m", "tools.apart"]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=os.sep)
+    command = [
+        str(process.python or sys.executable),
+        "-P",
+        "-m",
+        "tools.apart",
+    ]  # -P: what lies in the working folder isn't imported
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     told: list[dict[str, Any]] = []
     reader = threading.Thread(target=_heard, args=(child, told, bench.progress), daemon=True)
     reader.start()

@@ -24,8 +24,8 @@ from tools.joining import MOST_TEXT, MOST_TOOLS, SECONDS, Suspicious, joined_too
 log = logging.getLogger("consilium.tools.http")
 MOST_SPEC = 4 * 2**20
 """Bytes of a description."""
-MOST_DEEP = 40
-"""References inside one another."""
+MOST_NODES = 50_000
+"""Values of a description once its references are put in place."""
 
 
 class Service(BaseModel):
@@ -44,7 +44,8 @@ def joined(services: Mapping[str, Service], suspicious: Suspicious) -> list[type
         try:
             spec = _read(service)
             base = _base(service, spec)
-            made = [_made(name, service, base, spec, *one, suspicious) for one in _operations(spec)]
+            resolved = _Resolver(spec)
+            made = [_made(name, service, base, resolved, *one, suspicious) for one in _operations(spec, resolved)]
         except Exception as error:  # noqa: BLE001 (a service that isn't there takes nothing else with it)
             log.warning(
                 "the HTTP service %s can't be read (%s: %s): it is left out", name, type(error).__name__, str(error)[:200]
@@ -88,39 +89,45 @@ def _headers(service: Service) -> dict[str, str]:
     return {"Authorization": f"Bearer {service.bearer.get_secret_value()}"} if service.bearer else {}
 
 
-def _operations(spec: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], list[dict[str, Any]]]]:
+class _Resolver:
+    """Puts the references of a description in place. Raises ValueError where that makes it far larger than it is."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec, self._left = spec, MOST_NODES
+
+    def __call__(self, node: Any, inside: frozenset[str] = frozenset()) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"its references unfold to more than {MOST_NODES} values")
+        if isinstance(node, list):
+            return [self(n, inside) for n in node]
+        if not isinstance(node, dict):
+            return node
+        if isinstance(reference := node.get("$ref"), str):
+            if reference in inside or not reference.startswith("#/"):
+                return {}  # a schema inside itself, or in another file: anything fits
+            target: Any = self.spec
+            for part in reference.removeprefix("#/").split("/"):
+                target = target[part.replace("~1", "/").replace("~0", "~")]
+            return self(target, inside | {reference})
+        return {k: self(v, inside) for k, v in node.items()}
+
+
+def _operations(spec: dict[str, Any], resolved: _Resolver) -> Iterator[tuple[str, str, dict[str, Any], list[dict[str, Any]]]]:
     """(method, path, operation, its parameters)."""
     for path, item in spec.get("paths", {}).items():
-        item = _resolved(item, spec)
+        item = resolved(item)
         for method in ("get", "post", "put", "patch", "delete"):
             if isinstance(operation := item.get(method), dict):
-                own = [_resolved(p, spec) for p in [*item.get("parameters", []), *operation.get("parameters", [])]]
+                own = [*item.get("parameters", []), *operation.get("parameters", [])]
                 yield method, str(path), operation, [p for p in own if p.get("in") in ("path", "query")]
 
 
-def _resolved(node: Any, spec: dict[str, Any], deep: int = 0) -> Any:
-    """`node` with the references in it put in place."""
-    if deep > MOST_DEEP:
-        return {}
-    if isinstance(node, list):
-        return [_resolved(n, spec, deep + 1) for n in node]
-    if not isinstance(node, dict):
-        return node
-    if isinstance(reference := node.get("$ref"), str):
-        target: Any = spec
-        for part in reference.removeprefix("#/").split("/"):
-            target = target[part.replace("~1", "/").replace("~0", "~")]
-        return _resolved(target, spec, deep + 1)
-    return {k: _resolved(v, spec, deep + 1) for k, v in node.items()}
-
-
-def _made(name: str, service: Service, base: str, spec: dict[str, Any], method: str, path: str, operation: dict[str, Any],
+def _made(name: str, service: Service, base: str, resolved: _Resolver, method: str, path: str, operation: dict[str, Any],
           parameters: list[dict[str, Any]], suspicious: Suspicious) -> type[CaseTool]:  # fmt: skip
-    properties = {
-        p["name"]: {**_resolved(p.get("schema", {}), spec), "description": p.get("description", "")} for p in parameters
-    }
+    properties = {p["name"]: {**p.get("schema", {}), "description": p.get("description", "")} for p in parameters}
     required = [p["name"] for p in parameters if p.get("required")]
-    body = _resolved(operation.get("requestBody", {}), spec)
+    body = operation.get("requestBody", {})
     content = body.get("content", {}).get("application/json", {}).get("schema")
     if content is not None:
         properties["body"] = content

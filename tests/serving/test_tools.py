@@ -4,12 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
+from mcp.client import Client
+from mcp.client.streamable_http import streamable_http_client
 
 from knowledge.evidence import Kind
+from serving.access.keys import KeyRing
 from serving.app import create_app
 from serving.settings import Settings
+from tests.serving.browser import free_port, running
 from tools import registry
 from tools.base import Card, Needs
 from tools.kinds import Http, Mcp
@@ -63,6 +68,19 @@ def test_a_tool_that_only_a_role_may_use(data_with_sample: Path) -> None:
         }
         told = client.post("/v1/chat/completions", json=chat, headers=theirs)
         assert told.status_code == 200 and "mm" not in told.json()["choices"][0]["message"]["content"].split("Sources")[0]
+
+
+async def test_roles_hold_for_assistants_too(data_with_sample: Path) -> None:
+    port, keys = free_port(), KeyRing(data_with_sample / "access")
+    ours, theirs = keys.create("assistant of the reading room", "radiologist"), keys.create("assistant of the ward")
+    with running(create_app(Settings(data=data_with_sample, port=port, tools_for={"segment": ["radiologist"]})), port):
+        for key, may in ((ours, True), (theirs, False), (ours, True)):
+            async with (
+                httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}) as http,
+                Client(streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=http)) as client,
+            ):
+                listed = {t.name for t in (await client.list_tools()).tools}
+                assert ("segment" in listed) is may and "list_studies" in listed
 
 
 def test_a_conversation_held_to_some_tools(data_with_sample: Path) -> None:

@@ -283,14 +283,44 @@ def test_a_slow_service_is_left(service: tuple[Service, dict[str, type[CaseTool]
 
 
 def test_services_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "old.yaml").write_text("swagger: '2.0'")
-    (tmp_path / "loop.yaml").write_text("openapi: 3.0.0\npaths: {/a: {$ref: '#/paths/~1a'}}")
-    (tmp_path / "none.yaml").write_text("openapi: 3.0.0\npaths: {}")
+    bomb = {
+        f"S{n}": {"type": "object", "properties": {k: {"$ref": f"#/components/schemas/S{n + 1}"} for k in "abcd"}}
+        for n in range(30)
+    }
+    bomb["S30"] = {"type": "string"}
+    body = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/S0"}}}}
+    told = {
+        "old": {"swagger": "2.0"},
+        "nowhere": {"openapi": "3.0.0", "paths": {}},
+        "bomb": {"openapi": "3.0.0", "paths": {"/a": {"post": {"requestBody": body}}}, "components": {"schemas": bomb}},
+        "dangling": {"openapi": "3.0.0", "paths": {"/a": {"$ref": "#/components/none"}}},
+    }
+    for name, spec in told.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(spec))
     services = {
-        n: openapi.Service(spec=str(tmp_path / f"{n}.yaml"), url="http://127.0.0.1:9" if n == "loop" else None)
-        for n in ("old", "loop", "none", "absent")
+        n: openapi.Service(spec=str(tmp_path / f"{n}.json"), url=None if n == "nowhere" else "http://127.0.0.1:9")
+        for n in [*told, "absent"]
     }
     assert openapi.joined(services, reads_like_an_order) == []
+
+
+def test_a_schema_inside_itself_takes_anything_there(tmp_path: Path) -> None:
+    tree = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "children": {"type": "array", "items": {"$ref": "#/components/schemas/Tree"}}},
+    }
+    body = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Tree"}}}}
+    spec = {
+        "openapi": "3.0.0",
+        "paths": {"/a": {"post": {"operationId": "plant", "requestBody": body}}},
+        "components": {"schemas": {"Tree": tree}},
+    }
+    (tmp_path / "tree.json").write_text(json.dumps(spec))
+    (tool,) = openapi.joined(
+        {"wood": openapi.Service(spec=str(tmp_path / "tree.json"), url="http://127.0.0.1:9")}, reads_like_an_order
+    )
+    fields = tool.described()["parameters"]["properties"]["body"]["properties"]
+    assert fields["name"] == {"type": "string"} and fields["children"] == {"type": "array", "items": {}}
 
 
 # A process of one's own
