@@ -85,6 +85,7 @@ def test_deep_sequences_and_bombs(doors: tuple[Any, int, int]) -> None:
     alive(http, dimse)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the client's thread, aborted while it sends
 def test_associations_that_are_aborted_half_way(doors: tuple[Any, int, int]) -> None:
     app, http, dimse = doors
     files = series("HALF")
