@@ -104,9 +104,16 @@ def laid_out(offer: Model) -> Bundle:
 
 
 def _asks(card: BundleCard) -> list[str]:
+    """Questions that a model of this card answers, where its package names none."""
+    where = f"{card.body_part.lower()} {card.modality}"
     if card.task == "classification":
-        return [f"Classify the {card.body_part.lower()} {card.modality}", f"Is it {' or '.join(card.classes[:3])}?"]
+        return [f"Classify the {where}", f"Is it {' or '.join(card.classes[:3])}?", f"What does the model make of the {where}?"]
     names = [r.name for r in card.regions]
+    if card.task == "detection" or not names:
+        return [f"Find the {n} on the {where}" for n in card.classes[:6]] or [
+            f"Find lesions on the {where}",
+            f"Run the detector on the {where}",
+        ]
     return [q for n in names[:6] for q in (f"Outline the {n}", f"Where is the {n}?", f"How large is the {n}?")]
 
 

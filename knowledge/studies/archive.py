@@ -219,6 +219,7 @@ class Archive:
         return parsed, rejected
 
     def read_one(self, reader: intake.Reader, file: Incoming) -> "list[intake.Parsed] | intake.Half | Refused":
+        """One file read and its original kept; why it can't be, where it can't. Raises StorageFailed."""
         try:
             if file.refusal:
                 return Refused(file.refusal)
@@ -260,11 +261,14 @@ class Archive:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session in which every series is laid out."""
+        """A session in which every series is laid out; where the disk doesn't let it, what was laid out before can still be read."""
         with Session(self.engine) as session:
             if stream.waits(session):
                 session.rollback()
-                self.settle()
+                try:
+                    self.settle()
+                except StorageFailed as error:
+                    log.error("what came can't be laid out: %s", error)
             yield session
 
     def forget(self, series_id: str) -> None:
