@@ -17,7 +17,7 @@ from knowledge.studies.archive import Archive
 from knowledge.studies.unpack import Incoming
 from tools.base import Bench, Resources
 from tools.errors import NotApplicable
-from tools.models.add import GivenCard, add
+from tools.models.add import GivenCard, add, stated_card
 from tools.models.bundle import Bundle
 from tools.models.catalogue import IN_THE_BOX, Catalogue
 from tools.models.shape import axial
@@ -273,3 +273,20 @@ def test_a_monai_detector_joins_and_its_boxes_are_in_millimetres(tmp_path: Path,
         inside = shown[round(x0) : round(x1), round(y0) : round(y1), frame] > 500
         assert inside.mean() == 1, "the box lies on its spot"
     assert all(f.value["extents_mm"] == pytest.approx([16, 16, 16], abs=2) for f in facts[1:])
+
+
+@pytest.mark.parametrize("kind", ["zoo", "detector", "nnunet", "torchscript"])
+def test_what_is_stated_before_a_model_is_taken_in_is_its_card_after(tmp_path: Path, kind: str) -> None:
+    """The statement of a package's tool is made without the weights."""
+    given = GivenCard(body_part="ABDOMEN", tumour=["tumour"]) if kind == "nnunet" else GivenCard(**CARD)
+    if kind == "nnunet":
+        source = nnunet_folder(tmp_path / "Dataset999_Made")[0]
+    elif kind == "torchscript":
+        source = tmp_path / "bright.ts"
+        torch.jit.script(Bright()).save(source)
+    else:
+        source = (zoo_bundle if kind == "zoo" else detector_bundle)(tmp_path / "made")
+    stated, taken = stated_card(source, given), add(source, tmp_path / "models", given, trust_code=True).card
+    for part in ("task", "modality", "body_part", "dimensions", "classes", "intended_use", "accuracy", "limits", "licence"):
+        assert getattr(stated, part) == getattr(taken, part), part
+    assert [r.name for r in stated.regions] == [r.name for r in taken.regions]

@@ -100,10 +100,19 @@ def stated_card(source: Path, given: GivenCard) -> BundleCard:
         told = json.loads(metadata.read_text(encoding="utf-8"))
         if "consilium" in told:
             return BundleCard.model_validate({**told["consilium"], "origin": "added"})
-        return _card(_stated(told), given, "MONAI bundle")
+        configs = [p for n in ("inference.json", "inference.yaml", "inference.yml") if (p := source / "configs" / n).exists()]
+        detects = bool(configs) and "detector" in yaml.safe_load(configs[0].read_text(encoding="utf-8"))
+        return _card(
+            {**_stated(told), **({"task": "detection"} if detects else {})},
+            given,
+            "MONAI detector" if detects else "MONAI bundle",
+        )
     stated: dict[str, Any] = {}
     if source.is_dir() and _is_results_folder(source):
-        labels = json.loads((source / "dataset.json").read_text(encoding="utf-8"))["labels"]
+        told = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+        labels = told["labels"]
+        if "CT" in {str(n).upper() for n in told.get("channel_names", {}).values()}:
+            stated["modality"] = "CT"
         stated["classes"] = sorted((n for n, v in labels.items() if isinstance(v, int)), key=lambda n: labels[n])
         return _card(stated, given, "nnU-Net results folder")
     return _card(stated, given, "ONNX" if source.suffix == ".onnx" else "TorchScript")
