@@ -89,7 +89,7 @@ def main(root: Path, count: int, seed: int, folders: list[Path]) -> None:
     strays = stray_writes(root)
     list(workers.each(loaded, range(4)))  # a worker loads its libraries once; that isn't a hang
     slowest, taken, refused = 0.0, 0, 0
-    read_one = archive._read_one
+    read_one = archive.read_one
 
     def timed(reader: Any, file: Incoming) -> Any:
         nonlocal slowest
@@ -99,7 +99,7 @@ def main(root: Path, count: int, seed: int, folders: list[Path]) -> None:
         finally:
             slowest = max(slowest, time.perf_counter() - start)
 
-    archive._read_one = timed  # type: ignore[method-assign]
+    archive.read_one = timed  # type: ignore[method-assign]
     originals = seeds(folders)
 
     def files(number: int) -> Iterator[Incoming]:
