@@ -19,15 +19,13 @@ import pydicom
 from pydicom.uid import CTImageStorage
 
 from tests.bench import served
-from tests.bench_dicomweb import copies
+from tests.bench_dicomweb import WARM_S, copies
 from tests.bench_intake import ct_slices
 from tests.serving.browser import free_port
 from tests.serving.test_dicomweb import body
 
 EACH = 200
 LARGE = 2000
-WARM_S = 20
-"""What a server loads in the background after its start isn't measured."""
 REPORT = "DATE: {day}\nFINDINGS: Solid nodule of the right upper lobe, 7 mm.\nIMPRESSION: Solid nodule, 7 mm. CT of the chest in 6 to 12 months is recommended."
 
 
