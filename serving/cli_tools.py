@@ -5,15 +5,16 @@ import keyword
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from agent.checking import Row
-    from tools.base import CaseTool, Resources
+    from tools.base import CaseTool
 
 app = typer.Typer(no_args_is_help=True, help="The tools.")
 TEMPLATES = Path(__file__).parent / "scaffold"
@@ -126,7 +127,7 @@ def tools_check(
     name: Annotated[str, typer.Argument(help="A tool, or what a package calls its server or service.")], as_json: Json = False
 ) -> None:
     """Is a tool sound? One table: what was checked, how it went, and how to mend what isn't as it should be."""
-    found = {tool: list(checked(tool)) for tool in _named(name)}
+    found = {tool: list(checked(kind)) for tool, kind in _named(name).items()}
     if as_json:
         typer.echo(json.dumps({t: [r.model_dump() for r in rows] for t, rows in found.items()}))
     else:
@@ -142,55 +143,34 @@ def _line(row: "Row") -> str:
     return f"  {row.check:<28} {mark:<5} {row.seen}" + (f"\n{'':37}mend: {row.mend}" if row.mend else "")
 
 
-def _named(name: str) -> "list[str]":
+def _named(name: str) -> "dict[str, type[CaseTool] | None]":
+    """The tool of that name, or those of the server or service; None for one that doesn't answer."""
     from tools.registry import installed, tool_types
 
     if name in tool_types():
-        return [name]
+        return {name: tool_types()[name]}
     if name in installed().offers:
-        return [
-            str(t.model_fields["name"].default) for t in _joined() if str(t.model_fields["name"].default).startswith(f"{name}_")
-        ] or [name]
+        from serving.house import joined_of
+        from serving.settings import Settings
+
+        joined = {t.described()["name"]: t for t in joined_of(Settings(data=Path(tempfile.gettempdir())))}
+        return {n: t for n, t in joined.items() if n.startswith(f"{name}_")} or {name: None}
     why = next((o for o in installed().left_out if o.name == name), None)
     _fail(f"{name} of {why.package} is left out: {why.reason}" if why else f"there is no tool {name!r}",
           "mend the package" if why else f"is its package installed? The tools are {', '.join(tool_types())}")  # fmt: skip
-    return []
+    return {}
 
 
-def _joined() -> "tuple[type[CaseTool], ...]":
-    from serving.house import joined_of
-    from serving.settings import Settings
-
-    return joined_of(Settings(data=Path(tempfile.gettempdir())))
-
-
-def checked(name: str) -> "Any":
+def checked(tool: "type[CaseTool] | None") -> "Iterator[Row]":
     """The rows of a tool's checks, as they are done."""
     from agent.checking import Checker, Row
-    from tools.registry import tool_types
+    from tools.base import Resources
 
-    known = {**{str(t.model_fields["name"].default): t for t in _joined()}, **tool_types()}
-    if name not in known:
-        yield Row(
-            check="statement",
-            result="fail",
-            seen="its server or service can't be asked for its tools",
-            mend="see whether it starts; the log says why",
-        )
+    if tool is None:
+        yield Row(check="statement", result="fail", seen="its server or service can't be asked for its tools", mend="see whether it starts; the log says why")  # fmt: skip
         return
     with tempfile.TemporaryDirectory() as folder:
-        yield from Checker(known[name], _resources(Path(folder)), Path(folder)).rows()
-
-
-def _resources(folder: Path) -> "Resources":
-    from knowledge.guidelines.minilm import MiniLM
-    from knowledge.guidelines.search import GuidelineIndex
-    from knowledge.records.search import RecordSearch
-    from tools.base import Resources
-    from tools.models.catalogue import Catalogue
-
-    embedder = MiniLM()
-    return Resources(Catalogue(), GuidelineIndex(folder / "guidelines", embedder), embedder, RecordSearch(embedder))
+        yield from Checker(tool, Resources.plain(Path(folder) / "guidelines"), Path(folder)).rows()
 
 
 @app.command("phantom")

@@ -205,17 +205,12 @@ def table(answer: Answer | Ran) -> list[dict[str, Any]]:
     return rows
 
 
-def _ids(studies: Sequence[Study], where: ImageRef | Series) -> tuple[str, str]:
+def _ids(study: Study, where: ImageRef | Series) -> tuple[str, str]:
     """Study and series id of an image that evidence names, or of a series."""
-    for study in studies:
-        for series in study.series:
-            if (
-                series is where
-                or (isinstance(where, Series) and series.id == where.id)
-                or (isinstance(where, ImageRef) and series.series_uid == where.series_uid)
-            ):
-                return study.id, series.id
-    raise Refused(404, "the series isn't among the studies", "name the patient's studies")
+    for series in study.series:
+        if series.id == where.id if isinstance(where, Series) else series.series_uid == where.series_uid:
+            return study.id, series.id
+    raise Refused(404, "the series isn't of this study", "name the study that it is of")
 
 
 class Consilium:
@@ -253,11 +248,11 @@ class Consilium:
 
     def volume(self, study: Study, series: Series | ImageRef) -> Array:
         """A series of a study as an array; `series` may be the image that evidence names."""
-        return self._do(_Calls.volume(*_ids([study], series)))
+        return self._do(_Calls.volume(*_ids(study, series)))
 
     def masks(self, study: Study, series: Series | ImageRef) -> dict[str, Array]:
         """The outlines made on a series, by name: label values on its grid."""
-        ids = _ids([study], series)
+        ids = _ids(study, series)
         return {n: self._do(_Calls.mask(*ids, n)) for n in self._do(_Calls.masks(*ids))}
 
     def tools(self) -> list[dict[str, Any]]:
@@ -333,11 +328,11 @@ class AsyncConsilium:
 
     async def volume(self, study: Study, series: Series | ImageRef) -> Array:
         """As `Consilium.volume`."""
-        return await self._do(_Calls.volume(*_ids([study], series)))
+        return await self._do(_Calls.volume(*_ids(study, series)))
 
     async def masks(self, study: Study, series: Series | ImageRef) -> dict[str, Array]:
         """As `Consilium.masks`."""
-        ids = _ids([study], series)
+        ids = _ids(study, series)
         return {n: await self._do(_Calls.mask(*ids, n)) for n in await self._do(_Calls.masks(*ids))}
 
     async def tools(self) -> list[dict[str, Any]]:

@@ -38,10 +38,10 @@ class Priors:
             try:
                 here = {s.study_instance_uid for s in self.house.archive.studies(patient)}
                 wanted = [str(m.StudyInstanceUID) for m in pacs.prior_studies(settings.ae_title, peers[title], patient)]
-                stream = Stream(self.house.archive, f"AE {title}")
-                keep = partial(self._keep, stream)
-                for uid in [u for u in wanted if u not in here][: settings.priors_most]:
-                    count += bool(pacs.fetch(settings.ae_title, peers[title], uid, keep, settings.dimse_port is not None))
+                with Stream(self.house.archive, f"AE {title}") as stream:
+                    keep = partial(self._keep, stream)
+                    for uid in [u for u in wanted if u not in here][: settings.priors_most]:
+                        count += bool(pacs.fetch(settings.ae_title, peers[title], uid, keep, settings.dimse_port is not None))
             except pacs.NotAnswered as error:
                 log.warning("earlier studies couldn't be fetched: %s", error)
             except Exception as error:  # noqa: BLE001 (one PACS that fails doesn't keep the next from being asked)

@@ -157,23 +157,13 @@ def _ran(request: dict[str, Any], progress: Callable[[int, int], None]) -> Reply
 
     from knowledge.case import open_case
     from knowledge.evidence import Evidence
-    from knowledge.guidelines.minilm import MiniLM
-    from knowledge.guidelines.search import GuidelineIndex
-    from knowledge.records.search import RecordSearch
     from knowledge.studies.archive import Archive
     from tools.base import Resources
-    from tools.models.catalogue import IN_THE_BOX, Catalogue
     from tools.registry import tool_types
 
     if request["tool"] not in tool_types():
         raise Failed(f"there is no tool {request['tool']} in its process's environment", "install it there")
-    data, embedder = Path(request["data"]), MiniLM()
-    resources = Resources(
-        Catalogue((IN_THE_BOX, Path(request["models"]))),
-        GuidelineIndex(data / "guidelines", embedder),
-        embedder,
-        RecordSearch(embedder),
-    )
+    resources = Resources.plain(Path(request["data"]) / "guidelines", Path(request["models"]))
     archive = Archive(Path(request["archive"]), request["database_url"])
     case = open_case(archive, request["patient"], request["studies"]) if request["patient"] or request["studies"] else None
     known = [Evidence.model_validate(e) for e in request["known"]]

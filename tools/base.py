@@ -155,6 +155,14 @@ class Resources:
     wrapped: Callable[[type["CaseTool"]], type["CaseTool"]] = field(default=lambda tool: tool)
     """A tool as it is run here: by itself, or in a process of its own."""
 
+    @classmethod
+    def plain(cls, guidelines: Path, *models: Path) -> Self:
+        """The models in the box and those in the folders `models`, and the guidelines under a folder; nothing that a server adds."""
+        from tools.models.catalogue import IN_THE_BOX, Catalogue
+
+        embedder = MiniLM()
+        return cls(Catalogue((IN_THE_BOX, *models)), GuidelineIndex(guidelines, embedder), embedder, RecordSearch(embedder))
+
 
 @dataclass(frozen=True)
 class Bench:

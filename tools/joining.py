@@ -4,10 +4,11 @@ One that its program doesn't call read-only waits for a person's confirmation. E
 """
 
 import json
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import jsonschema
 from pydantic import BaseModel, ConfigDict, create_model, model_validator
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, create_model, model_validator
 from knowledge.evidence import Fact, Kind, RecordRef
 from tools.base import Card, CaseTool, Cost, Effect, Needs, Reply
 
+log = logging.getLogger("consilium.tools.joining")
+P = TypeVar("P")
 MOST_TOOLS, MOST_WORDS, MOST_TEXT = 64, 400, 8000
 """Tools of a program; characters of a description, and of an answer."""
 SECONDS = 30.0
@@ -22,6 +25,17 @@ SECONDS = 30.0
 Suspicious = Callable[[str], bool]
 """True for words that address a model: they aren't handed on."""
 Call = Callable[[CaseTool, dict[str, Any]], Reply]
+
+
+def gathered(kind: str, programs: Mapping[str, P], tools_of: Callable[[str, P], list[type[CaseTool]]]) -> list[type[CaseTool]]:
+    """The tools of every program that answers; one that doesn't takes nothing else with it."""
+    found: list[type[CaseTool]] = []
+    for name, program in programs.items():
+        try:
+            found += tools_of(name, program)[:MOST_TOOLS]
+        except Exception as error:  # noqa: BLE001 (another's program: whatever is wrong with it stays there)
+            log.warning("the %s %s can't be asked for its tools (%s): it is left out", kind, name, type(error).__name__)
+    return found
 
 
 def joined_tool(

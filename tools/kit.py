@@ -1,4 +1,4 @@
-"""What a tool of one's own is made of: `from tools.kit import …`. See docs/site/tools for the tutorial.
+"""What a tool of one's own is made of: `from tools.kit import …`. docs/tools/tutorial.md makes one.
 
 A tool that looks at images subclasses `ImageTool` and says in `look` what it found; any other subclasses `CaseTool` and implements
 `answer`. Facts are made with `measurement` and `finding`, which fill in where they come from.
@@ -8,7 +8,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -183,14 +182,6 @@ class ImageTool(CaseTool):
         return ""
 
 
-def version_of(package: str) -> str:
-    """The version of an installed package, for the card; `dev` where it isn't installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "dev"
-
-
 __all__ = [
     "Bench",
     "Cancelled",
@@ -218,5 +209,4 @@ __all__ = [
     "finding",
     "measurement",
     "on_grid",
-    "version_of",
-]  # fmt: skip
+]

@@ -1,7 +1,6 @@
 """Tools of MCP servers that the settings or an installed package name (see `tools.joining`)."""
 
 import asyncio
-import json
 import logging
 import threading
 import time
@@ -15,7 +14,7 @@ from mcp.client.stdio import stdio_client
 
 from tools.base import CaseTool, Reply
 from tools.errors import Cancelled, Failed, TryAgain
-from tools.joining import MOST_TEXT, MOST_TOOLS, SECONDS, Suspicious, joined_tool, quoted
+from tools.joining import MOST_TEXT, MOST_TOOLS, SECONDS, Suspicious, gathered, joined_tool, quoted
 
 log = logging.getLogger("consilium.tools.mcp")
 Server = str | list[str]
@@ -24,15 +23,12 @@ Server = str | list[str]
 
 def joined(servers: Mapping[str, Server], suspicious: Suspicious) -> list[type[CaseTool]]:
     """Every tool of every server that answers, named server_tool."""
-    found: list[type[CaseTool]] = []
-    for name, server in servers.items():
-        try:
-            told = asyncio.run(asyncio.wait_for(_listed(server), SECONDS))
-        except Exception as error:  # noqa: BLE001 (a server that isn't there takes nothing else with it)
-            log.warning("the MCP server %s can't be asked for its tools (%s): it is left out", name, type(error).__name__)
-            continue
-        found += [_made(name, server, one, suspicious) for one in told[:MOST_TOOLS]]
-    return found
+
+    def tools_of(name: str, server: Server) -> list[type[CaseTool]]:
+        told = asyncio.run(asyncio.wait_for(_listed(server), SECONDS))
+        return [_made(name, server, one, suspicious) for one in told[:MOST_TOOLS]]
+
+    return gathered("MCP server", servers, tools_of)
 
 
 def _client(server: Server) -> Client:
@@ -89,4 +85,4 @@ def _answered(server_name: str, server: Server, name: str, tool: CaseTool, argum
     if result.is_error:
         raise TryAgain(f"{name} refused: {text[:300]}", "mend the arguments")
     value = result.structured_content if result.structured_content is not None else text
-    return quoted("MCP", server_name, name, text or json.dumps(value, ensure_ascii=False)[:MOST_TEXT], value)
+    return quoted("MCP", server_name, name, text, value)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from tools.base import CaseTool, Reply
 from tools.errors import Cancelled, Failed, TryAgain
-from tools.joining import MOST_TEXT, MOST_TOOLS, SECONDS, Suspicious, joined_tool, quoted
+from tools.joining import MOST_TEXT, SECONDS, Suspicious, gathered, joined_tool, quoted
 
 log = logging.getLogger("consilium.tools.http")
 MOST_SPEC = 4 * 2**20
@@ -39,20 +39,13 @@ class Service(BaseModel):
 
 def joined(services: Mapping[str, Service], suspicious: Suspicious) -> list[type[CaseTool]]:
     """Every operation of every service that can be read, named service_operation."""
-    found: list[type[CaseTool]] = []
-    for name, service in services.items():
-        try:
-            spec = _read(service)
-            base = _base(service, spec)
-            resolved = _Resolver(spec)
-            made = [_made(name, service, base, resolved, *one, suspicious) for one in _operations(spec, resolved)]
-        except Exception as error:  # noqa: BLE001 (a service that isn't there takes nothing else with it)
-            log.warning(
-                "the HTTP service %s can't be read (%s: %s): it is left out", name, type(error).__name__, str(error)[:200]
-            )
-            continue
-        found += made[:MOST_TOOLS]
-    return found
+
+    def tools_of(name: str, service: Service) -> list[type[CaseTool]]:
+        spec = _read(service)
+        base, resolved = _base(service, spec), _Resolver(spec)
+        return [_made(name, service, base, resolved, *one, suspicious) for one in _operations(spec, resolved)]
+
+    return gathered("HTTP service", services, tools_of)
 
 
 def _client() -> httpx.Client:

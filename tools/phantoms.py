@@ -113,25 +113,30 @@ def chest_ct(patient_id: str = "PHANTOM", name: str = "Phantom^Made", descriptio
     return written
 
 
+def mr_head(
+    patient_id: str = "PHANTOM", description: str = "FLAIR", body_part: str = "BRAIN", name: str = "Phantom^Made"
+) -> list[bytes]:
+    """A made-up FLAIR of a head: an ellipsoid with a bright ball in it."""
+    affine = np.diag([3.0, 3.0, 4.0, 1.0])
+    head, ball = sphere((64, 64, 36), affine, 70), sphere((64, 64, 36), affine, 16)
+    array = (head * 300 + ball * 500 + np.random.default_rng(0).normal(0, 8, head.shape) * head).clip(0).astype(np.uint16)
+    return dicom_series(array, affine, patient_id, description, name=name, body_part=body_part)
+
+
 def bench_with(files: list[bytes], folder: Path) -> "Bench":
     """A bench at the case of these DICOM files, in an archive under `folder`, with the models in the box: what a tool's own test needs."""
     from knowledge.case import open_case
-    from knowledge.guidelines.minilm import MiniLM
-    from knowledge.guidelines.search import GuidelineIndex
-    from knowledge.records.search import RecordSearch
     from knowledge.studies.archive import Archive
     from knowledge.studies.unpack import Incoming
     from tools.base import Bench, Resources
-    from tools.models.catalogue import Catalogue
 
-    archive, embedder = Archive(folder / "archive"), MiniLM()
+    archive = Archive(folder / "archive")
     done = archive.add([Incoming(f"{n}.dcm", f) for n, f in enumerate(files)])
     if done.rejected or len(done.patient_ids) != 1:
         raise ValueError(
             f"the files aren't one patient's DICOM: {[r.reason for r in done.rejected[:3]] or sorted(done.patient_ids)}"
         )
-    resources = Resources(Catalogue(), GuidelineIndex(folder / "guidelines", embedder), embedder, RecordSearch(embedder))
-    return Bench(resources, open_case(archive, next(iter(done.patient_ids))))
+    return Bench(Resources.plain(folder / "guidelines"), open_case(archive, next(iter(done.patient_ids))))
 
 
 def written_to(folder: Path, files: list[bytes]) -> Path:

@@ -66,17 +66,14 @@ class Installed(Frozen):
     offers: dict[str, Any]
     """Servers and services by the entry point's name, whose tools join when a house is built."""
     left_out: list[LeftOut]
-    packages: dict[str, str]
-    """The package and its version of each tool."""
 
 
 @cache
 def installed() -> Installed:
-    """What the installed packages offer, loaded once; `reload` looks again."""
+    """What the installed packages offer, loaded once; `Watch` looks again."""
     tools: dict[str, type[CaseTool]] = {}
     offers: dict[str, Offer] = {}
     left_out: list[LeftOut] = []
-    packages: dict[str, str] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda p: p.name):
         package = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
         try:
@@ -93,10 +90,10 @@ def installed() -> Installed:
             if why:
                 left_out.append(LeftOut(name=name or point.name, package=package, reason=why))
             else:
-                tools[name], packages[name] = tool, package
+                tools[name] = tool
     for one in left_out:
         log.warning("the tool %s of %s is left out: %s", one.name, one.package, one.reason)
-    return Installed(tools=tools, offers=offers, left_out=left_out, packages=packages)
+    return Installed(tools=tools, offers=offers, left_out=left_out)
 
 
 def _loaded(point: EntryPoint, offers: dict[str, Offer]) -> Iterable[type[CaseTool]]:
@@ -152,7 +149,6 @@ class Watch:
         with self._lock:
             if time.monotonic() - self._looked < LOOK_S:
                 return False
-            importlib.invalidate_caches()
             found, self._looked = self._state(), time.monotonic()
             if found == self._seen:
                 return False
@@ -168,8 +164,7 @@ class Watch:
     @staticmethod
     def _state() -> dict[str, tuple[tuple[str, str], float]]:
         """Each entry point's top package, with what it names and when its files changed last."""
-        for finder in [f for f in sys.meta_path if hasattr(f, "invalidate_caches")]:
-            finder.invalidate_caches()
+        importlib.invalidate_caches()
         _read_path_files()
         found = {}
         for point in entry_points(group=GROUP):

@@ -5,7 +5,7 @@ Laid out after each instance, a series of two thousand would be worked out two t
 """
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
@@ -59,6 +59,12 @@ class Stream:
             raise
         if len(journal.names) >= NOTED:
             self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Nothing more comes for now."""

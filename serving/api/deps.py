@@ -24,12 +24,12 @@ def grant_of(house: House, headers: Headers) -> Grant:
     """Who calls, and what they may. Raises 401 without a key that is known."""
     scheme, _, secret = headers.get("authorization", "").partition(" ")
     secret = secret.strip() if scheme.lower() == "bearer" else ""
+    ROLE.set(None)
     if house.settings.no_auth:
-        ROLE.set(None)
         return Grant("anyone on loopback")
     key = house.keys.key(secret) if secret else None
-    ROLE.set(key.role if key else None)
     if key is not None:
+        ROLE.set(key.role)
         return Grant(key.name)
     token = house.tokens.admits(secret) if secret.startswith("ct_") else None
     if token is None:

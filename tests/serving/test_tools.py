@@ -146,7 +146,7 @@ def test_servers_and_services_that_packages_name_join(monkeypatch: pytest.Monkey
     object.__setattr__(
         gone, "service", __import__("tools.openapi", fromlist=["Service"]).Service(spec=str(tmp_path / "none.yaml"))
     )
-    offers = registry.Installed(tools={}, offers={"lab": lab, "gone": gone}, left_out=[], packages={})
+    offers = registry.Installed(tools={}, offers={"lab": lab, "gone": gone}, left_out=[])
     monkeypatch.setattr(registry, "installed", lambda: offers)
     names = {str(t.model_fields["name"].default) for t in joined_of(Settings(data=tmp_path))}
     assert names and all(n.startswith("lab_") for n in names)
