@@ -15,7 +15,7 @@ test: setup check  # side by side; one thread each, since threads of two network
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 slow-test: setup  # ten thousand mutated files, kills at every step: minutes each
-	$(PY) -m pytest -m slow
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -n 2 --dist load
 
 VLLM := .venv-vllm/.ready
 

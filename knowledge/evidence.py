@@ -105,6 +105,35 @@ class RuleRef(Frozen):
 
 Source = ImageRef | ReportSpan | RecordRef | PassageRef | RuleRef
 
+
+class CoursePoint(Frozen):
+    """One value of a course. `value` is None where it wasn't measured; `note` says why, or what the study was."""
+
+    study: str
+    date: str
+    value: float | None
+    interval: list[float] | None = None
+    note: str = ""
+
+
+class CourseLine(Frozen):
+    """One lesion (L1), or the sum, through the studies."""
+
+    name: str
+    points: list[CoursePoint]
+
+
+class Course(Frozen):
+    """A quantity over time: what a curve and its table show. Lines have the same studies in the same order."""
+
+    quantity: str
+    unit: str
+    lines: list[CourseLine]
+    baseline: str | None = None
+    nadir: str | None = None
+    """Handles of the studies that changes are counted from."""
+
+
 SOURCE_OF = {
     Kind.FINDING: ImageRef,
     Kind.MEASUREMENT: ImageRef,
@@ -127,6 +156,10 @@ class Fact(Frozen):
     """For a measurement: least and greatest value that the method's own doubt allows, in `unit`; the statement says how it was found."""
     code: Coding | None = None
     source: Source
+    beside: list[ImageRef] = Field(default_factory=list)
+    """The same place on other studies, earliest first, to be shown side by side with `source`."""
+    course: Course | None = None
+    """The values over time that the statement sums up."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -25,6 +25,7 @@ from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
 from knowledge.reporting.drafts import DraftStore
+from knowledge.response.store import ResponseStore
 from knowledge.studies.archive import Archive
 from knowledge.studies.frames import Scale, Shown, run_of, shown, values_of
 from knowledge.studies.nifti import read_mask
@@ -261,7 +262,7 @@ def build(settings: Settings) -> House:
                                 reranker_of(settings.reranker, settings.reranker_url, key))  # fmt: skip
     resources = Resources(catalogue, guidelines, embedder, RecordSearch(embedder),
                           vision, RuleBook(data / "rules"), DraftStore(settings.database_url or data / "drafts.db"),
-                          TeachingStore(settings.database_url or data / "teaching.db"),
+                          ResponseStore(settings.database_url or data / "responses.db"), TeachingStore(settings.database_url or data / "teaching.db"),
                           HouseStyle(settings.report_templates or data / "templates", settings.report_language, settings.report_style), joined_of(settings),
                           lets_of(settings), wrapped_of(settings, archive.root))  # fmt: skip
     memory = Memory(settings.conversations_url or data / "conversations.db")

@@ -23,6 +23,7 @@ from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
 from knowledge.reporting.drafts import DraftStore
+from knowledge.response.store import ResponseStore
 from knowledge.teaching.sessions import TeachingStore
 from tools.conflicts import Clash, clashes
 from tools.errors import NotApplicable, ToolError, TryAgain
@@ -146,6 +147,7 @@ class Resources:
     vision: Vision | None = None
     rules: RuleBook = field(default_factory=RuleBook)
     drafts: DraftStore = field(default_factory=DraftStore)
+    responses: ResponseStore = field(default_factory=ResponseStore)
     teaching: TeachingStore = field(default_factory=TeachingStore)
     house_style: HouseStyle = field(default_factory=HouseStyle)
     joined: tuple[type["CaseTool"], ...] = ()

@@ -19,6 +19,14 @@ LESION = Coding(system=OWN, code="detected-lesion", display="Lesion found by a m
 FEATURES = Coding(system=OWN, code="radiomics", display="Radiomic features")
 READING = Coding(system=OWN, code="reading-by-a-model", display="Reading by a vision-language model")
 INTERVAL = Coding(system=OWN, code="interval-between-studies", display="Interval between studies")
+CHANGE = {
+    q: Coding(system=OWN, code=f"change-in-{q}", display=f"Change in {q} between studies")
+    for q in ("volume", "diameter", "short", "product")
+}
+COURSE = Coding(system=OWN, code="course-over-time", display="Course of a quantity over studies")
+TARGET_SUM = Coding(system=OWN, code="sum-of-targets", display="Sum of the target lesions")
+ALIGNMENT = Coding(system=OWN, code="image-alignment", display="Alignment of two studies")
+LESION_EVENT = Coding(system=OWN, code="lesion-over-time", display="What became of a lesion between studies")
 DOUBLING_TIME = Coding(system=OWN, code="volume-doubling-time", display="Volume doubling time")
 EXTENT = Coding(system=OWN, code="longest-3d-diameter", display="Longest diameter in space")
 FROM_MIDLINE = Coding(system=OWN, code="distance-to-midline", display="Distance of the centre to the midline")

@@ -1,9 +1,7 @@
 """`measure`: true sizes of outlined regions, each with its doubt and the slice on which it can be checked."""
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from knowledge.evidence import Coding, Fact, ImageRef, Kind
@@ -13,8 +11,8 @@ from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.concepts import EXTENT, FROM_MIDLINE, INTENSITY, LONG_AXIS, PRODUCT, SHORT_AXIS, VOLUME
 from tools.errors import NotApplicable
 from tools.models.card import Region
-from tools.models.masks import Segmentation, image_source, segmentation
-from tools.models.shape import Diameters, axial, extent_3d, largest_diameters, lesions, place, values_in, volume_ml
+from tools.models.masks import Segmentation, image_source, region_of, segmentation
+from tools.models.shape import Sizes, axial, edge_ml, lesions, place, values_in, volume_ml
 from tools.segment import doubts
 
 
@@ -39,21 +37,6 @@ class MeasureArguments(BaseModel):
         None,
         description="Series (S1.2) whose values (HU, SUV, ADC, signal) inside the region are wanted too; `same`: the outlined one.",
     )
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of one outline of a region."""
-
-    volume_ml: float
-    plane: Diameters
-    space_mm: float
-    extents_mm: tuple[float, float, float]
-
-    @classmethod
-    def of(cls, mask: Volume) -> "Sizes":
-        space, extents = extent_3d(mask)
-        return cls(volume_ml(mask), largest_diameters(mask), space, extents)
 
 
 class Measure(CaseTool):
@@ -133,13 +116,6 @@ class Measure(CaseTool):
                     interval=[stats["p5"], stats["p95"]], code=INTENSITY, source=ImageRef(**source))  # fmt: skip
 
 
-def region_of(done: Segmentation, target: str | None) -> Region:
-    """The region that `target` names; a tumour in general (or nothing named) is the widest of a lesion."""
-    if target is None or target.replace("_", " ").lower() in ("tumour", "tumor", "lesion"):
-        return next((r for r in done.regions if r.tumour), done.regions[0])
-    return done.region(target)
-
-
 def sides(done: Segmentation, region: Region, chosen: Volume, lesion: int | None) -> list[Sizes]:
     """Sizes of the stricter and the looser outline, as far as they are kept."""
     both = [_side(done, region, which, chosen, lesion) for which in ("inner", "outer")]
@@ -184,7 +160,7 @@ def _sizes(done: Segmentation, region: Region, lesion: int | None, main: Sizes, 
 
     long_mm, short_mm = round(plane.long_mm, 1), round(plane.short_mm, 1)
     x, y, z = (f"{v:.1f}" for v in main.extents_mm)
-    edge = _edge_ml(main, done)
+    edge = edge_ml(main.volume_ml, done.mask.spacing_mm)
     return [
         told("Volume", "{subject} has a volume of {value}", "mL", VOLUME, plain, round(main.volume_ml, 1), [s.volume_ml for s in sides], edge),
         told("Longest axial diameter", f"Its longest axial diameter is {{value}} ({cut})", "mm", LONG_AXIS, long_line, long_mm,
@@ -210,12 +186,6 @@ def _interval(value: float, others: list[float], least: float) -> list[float]:
     low = min([value - least / 2, *others])
     high = max([value + least / 2, *others])
     return [round(max(0.0, low), digits), round(high, digits)]
-
-
-def _edge_ml(sizes: Sizes, done: Segmentation) -> float:
-    """What half a voxel at the surface of a ball of this volume holds: the least doubt of any volume on a grid."""
-    radius = (3 * sizes.volume_ml * 1000 / (4 * np.pi)) ** (1 / 3)
-    return float(4 * np.pi * radius**2 * np.cbrt(np.prod(done.mask.spacing_mm)) / 2 / 1000)
 
 
 def _midline(done: Segmentation, region: Region, mask: Volume, frame: int) -> Fact:

@@ -10,9 +10,8 @@ from knowledge.studies.volume import Volume
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.concepts import FEATURES
 from tools.errors import NotApplicable
-from tools.measure import region_of
 from tools.models import worker
-from tools.models.masks import image_source, segmentation
+from tools.models.masks import image_source, region_of, segmentation
 from tools.models.shape import axial
 from tools.segment import doubts
 

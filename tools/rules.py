@@ -11,8 +11,10 @@ from knowledge.guidelines.rules import RULES, Outcome, Rule
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.concepts import EGFR
 from tools.considerations import RULES_OF_TREATMENT, considered
-from tools.errors import TryAgain
+from tools.errors import NotApplicable, TryAgain
 from tools.patient_facts import facts_of_case, from_evidence, origin_of
+from tools.response import SUMS, assess
+from tools.response import Known as FromElsewhere
 
 
 class ApplyArguments(BaseModel):
@@ -33,7 +35,8 @@ class ApplyGuideline(CaseTool):
     description: str = (
         "Compute a guideline that is a table: nodule follow-up and risk (Fleischner, Lung-RADS, Brock, Mayo), LI-RADS, BI-RADS, PI-RADS, "
         "TI-RADS, O-RADS, Bosniak, response (RECIST, iRECIST, mRECIST, RANO, Lugano), TNM, WHO glioma, GBM and NSCLC first line, BCLC, "
-        "Child-Pugh, ALBI, brain metastases (ASTRO, GPA), eGFR for contrast, doubling time."
+        "Child-Pugh, ALBI, brain metastases (ASTRO, GPA), eGFR for contrast, doubling time. Response rules measure the outlined lesions of the "
+        "case's dated studies themselves where no sums are given, and make a worksheet."
     )
     args_schema: type[BaseModel] = ApplyArguments
     asks: ClassVar[list[str]] = [
@@ -45,7 +48,7 @@ class ApplyGuideline(CaseTool):
         "BCLC stage?", "How likely is this nodule malignant (Brock)?", "Is radiosurgery an option for three brain metastases?",
     ]  # fmt: skip
     needs: ClassVar[Needs] = Needs(case=False)
-    gives: ClassVar[list[Kind]] = [Kind.RULE, Kind.RECORD, Kind.REPORT]
+    gives: ClassVar[list[Kind]] = [Kind.RULE, Kind.RECORD, Kind.REPORT, Kind.MEASUREMENT, Kind.FINDING]
     card: ClassVar[Card] = Card(
         intended_use="Categories and numbers by published tables.", accuracy="All 148 worked cases of the rules in the box pass (tests).",
         limits="A rule whose facts await a check says so; options, never orders.", version="2",
@@ -70,6 +73,20 @@ class ApplyGuideline(CaseTool):
                 conflicts.append(f"The {_from(origin)} gives {spoken(name, value, specs[name])}, the {_from(origins[name])} "
                                  f"{spoken(name, inputs[name], specs[name])}; the {_from(origin)}'s value was used.")  # fmt: skip
             inputs[name], origins[name] = value, origin
+        unmeasured: list[Missing] = []
+        if chosen.name in SUMS and self.bench.case is not None and not {*given, *arguments.facts} & SUMS[chosen.name]:
+            try:
+                return self._measured(
+                    chosen, {n: FromElsewhere(v, origins[n]) for n, v in inputs.items() if n not in SUMS[chosen.name]}
+                )
+            except NotApplicable as error:
+                unmeasured = [
+                    Missing(
+                        what="the lesions' own sizes over time",
+                        why=str(error),
+                        would_change=f"{error.hint}: sums and category would follow",
+                    )
+                ]
         _drop_alternatives(inputs, origins, {*given, *arguments.facts}, chosen)
         outcome = chosen.apply(inputs)
         statement = " ".join([_statement(chosen, outcome, inputs), *conflicts])
@@ -91,9 +108,13 @@ class ApplyGuideline(CaseTool):
         return Reply(
             text=text,
             facts=[fact, *weighed, *_once(stands_on)],
-            missing=[*_lacking(chosen, outcome), *unknown],
+            missing=[*_lacking(chosen, outcome), *unknown, *unmeasured],
             conflicts=conflicts,
         )
+
+    def _measured(self, chosen: Rule, known: dict[str, FromElsewhere]) -> Reply:
+        """The response as the outlined lesions of the case's dated studies give it."""
+        return assess(self.bench, chosen, known)
 
     def _linked(self, evidence: dict[str, str], specs: dict[str, Any]) -> dict[str, tuple[Any, Origin]]:
         """Values of numbered evidence, in the units of the facts. Raises TryAgain where a number or a unit doesn't fit."""

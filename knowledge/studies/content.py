@@ -72,7 +72,8 @@ def _meaning(sequence: Any) -> str:
     return str(sequence[0].get("CodeMeaning") or sequence[0].get("CodeValue") or "") if sequence else ""
 
 
-def _code(sequence: Any) -> list[Coding]:
+def coding(sequence: Any) -> list[Coding]:
+    """The first item of a code sequence; none where there is none."""
     if not sequence:
         return []
     one = sequence[0]
@@ -142,5 +143,5 @@ def _measured(item: Dataset, name: str, day: str | None, uid: str, number: int, 
     path = f"ContentSequence NUM[{number}]"
     return RecordItem(
         id=item_id("sr", uid, path, label, text), patient_id="", resource=f"DICOM SR {uid}", path=path, name=label or "value",
-        codes=_code(item.get("ConceptNameCodeSequence")), value=value, unit=unit or None, date=day, category="imaging measurement",
+        codes=coding(item.get("ConceptNameCodeSequence")), value=value, unit=unit or None, date=day, category="imaging measurement",
     )  # fmt: skip

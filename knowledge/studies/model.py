@@ -42,6 +42,8 @@ class Series(Frozen):
     geometry: Geometry
     warnings: list[str] = Field(default_factory=list)
     header: dict[str, Any] = Field(default_factory=dict)
+    segment: int | None = Field(None, exclude=True)
+    """Number of the segment that it shows, of a DICOM SEG."""
 
     @property
     def is_image(self) -> bool:

@@ -75,6 +75,7 @@ def _study(row: StudyRow, rows: list[SeriesRow], headers: bool) -> Study:
             spacing_mm=r.layout.get("spacing_mm"), unit=r.layout.get("unit", ""), pixel_mm=r.layout.get("pixel_mm"),
             geometry=Geometry.WARNING if r.layout.get("warnings") else Geometry.OK,
             warnings=r.layout.get("warnings", []), header=r.header if headers else {},
+            segment=r.layout.get("segment"),
         )
         for r in rows
     ]  # fmt: skip

@@ -86,7 +86,7 @@ class Settler:
         row.which = {"plane": found.plane, "phase": found.phase, "contrast": found.contrast, "reasons": reasons}
         row.layout = {"shape": list(part.shape) if first["frames"] else [], "spacing_mm": _spacing(part), "unit": _unit(sample, used.values()),
                       "affine": None if part.affine is None else part.affine.tolist(),
-                      "pixel_mm": list(part.pixel_mm) if part.pixel_mm else None,
+                      "pixel_mm": list(part.pixel_mm) if part.pixel_mm else None, **_segment(part),
                       "warnings": self._warnings(part, used.values(), sample, variant)}  # fmt: skip
         if row.frames and row.frames != slots:
             self.stale.add(row.id)
@@ -144,6 +144,12 @@ def _parts(rows: list[InstanceRow]) -> list[Part]:
     if not any(r.place["frames"] for r in rows):
         return [Part("", "", [], (0, 0, 0), None, [])]
     return arrange([r.place for r in rows])
+
+
+def _segment(part: Part) -> dict[str, int]:
+    """The number of the segment that a part of a DICOM SEG is."""
+    number = part.values.get("segment")
+    return {"segment": int(str(number))} if str(number).isdigit() else {}
 
 
 def _spacing(part: Part) -> list[float] | None:

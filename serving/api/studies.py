@@ -210,6 +210,7 @@ def delete_study(house: HouseDep, who: Caller, study_id: str) -> None:
     patient_id = house.archive.study(study_id).patient_id
     house.archive.delete(study_id, who)
     house.resources.drafts.forget_study(study_id, patient_id)
+    house.resources.responses.forget_study(study_id, patient_id)
 
 
 def series_of(house: House, study_id: str, series_id: str) -> Series:

@@ -345,6 +345,13 @@ def placed(volume: Volume, frame: int, box: list[float] | None = None, line: lis
     return {"frame": frame, "box": box, "line": line, "sop_instance_uids": uids}
 
 
+def region_of(done: Segmentation, target: str | None) -> Region:
+    """The region that `target` names; a tumour in general (or nothing named) is the widest of a lesion."""
+    if target is None or target.replace("_", " ").lower() in ("tumour", "tumor", "lesion"):
+        return next((r for r in done.regions if r.tumour), done.regions[0])
+    return done.region(target)
+
+
 def image_source(
     done: Segmentation, frame: int, box: list[float] | None = None, line: list[list[float]] | None = None
 ) -> dict[str, Any]:

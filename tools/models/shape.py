@@ -227,3 +227,24 @@ def values_in(mask: Volume, image: Volume) -> dict[str, float]:
         "p95": high,
     }
     return {k: round(float(v), 3) for k, v in found.items()}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of one outline of a region."""
+
+    volume_ml: float
+    plane: Diameters
+    space_mm: float
+    extents_mm: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, mask: Volume) -> "Sizes":
+        space, extents = extent_3d(mask)
+        return cls(volume_ml(mask), largest_diameters(mask), space, extents)
+
+
+def edge_ml(volume_ml: float, spacing_mm: tuple[float, float, float]) -> float:
+    """What half a voxel at the surface of a ball of this volume holds (mL): the least doubt of any volume on a grid."""
+    radius = (3 * volume_ml * 1000 / (4 * np.pi)) ** (1 / 3)
+    return float(4 * np.pi * radius**2 * np.cbrt(np.prod(spacing_mm)) / 2 / 1000)

@@ -1,0 +1,1 @@
+"""Response over time: lesions with lasting names, and worksheets that count targets by the rules of the criteria."""

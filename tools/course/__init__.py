@@ -1,0 +1,1 @@
+"""The same lesion from study to study: alignment, matching, change, response, pictures."""
