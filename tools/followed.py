@@ -140,7 +140,7 @@ def _mask(
         if axis < 2:  # on a voxel's centre or edge, so that the size is whole
             centre = np.floor(centre) + (0.5 if size % 2 == 0 else 0.0)
         else:
-            centre = np.round(centre)
+            centre = np.floor(centre) + (0.5 if round(size / spacing[2]) % 2 == 0 else 0.0)
         axes.append((np.arange(shape[axis]) - centre) * spacing[axis] / (size / 2))
     u, v, w = np.meshgrid(*axes, indexing="ij")
     if one.shape == "box":

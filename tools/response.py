@@ -14,7 +14,7 @@ from knowledge.evidence import CourseLine, CoursePoint, Fact, ImageRef, Kind, Or
 from knowledge.guidelines.rules import Rule
 from knowledge.reporting.drafts import now
 from knowledge.response.model import Criteria, Lesion, Role, State, TimePoint, Worksheet
-from knowledge.response.scoring import UNITS, counted, scored
+from knowledge.response.scoring import counted, scored
 from knowledge.response.store import new_id
 from knowledge.response.targets import chosen
 from tools.base import Bench, Made, Missing, Reply
@@ -60,7 +60,7 @@ def begun(course: Course, criteria: Criteria, answers: Mapping[str, Any]) -> Wor
     baseline = studies[0].handle
     newest = studies[-1].handle
     return Worksheet(id=new_id(), patient_id=course.bench.required_case.patient.id, criteria=criteria, created=now(), studies=studies, baseline=baseline,
-                     unit=UNITS.get(criteria, "mm"), lesions=chosen(criteria, course.rows(), baseline), answers={newest: dict(answers)} if answers else {})  # fmt: skip
+                     lesions=chosen(criteria, course.rows(), baseline), answers={newest: dict(answers)} if answers else {})  # fmt: skip
 
 
 def _told(course: Course, sheet: Worksheet, rule: Rule, known: Mapping[str, Known]) -> Reply:
@@ -99,7 +99,7 @@ def _sum(course: Course, sheet: Worksheet, point: TimePoint) -> Fact | None:
     if point.total is None or not targets:
         return None
     k = [s.handle for s in sheet.studies].index(point.study)
-    parts = ", ".join(_part(sheet.criteria, x, point.study, _unit(sheet)) for x in targets)
+    parts = ", ".join(_part(sheet.unit, x, point.study, _unit(sheet)) for x in targets)
     statement = f"The sum of the {len(targets)} target{'s' if len(targets) > 1 else ''} on {point.study} ({point.date}) is {point.total:g} {_unit(sheet)}: {parts}."
     low, high = _spread(sheet, targets, point)
     source, beside = _pictures(course, targets, k)
@@ -107,8 +107,8 @@ def _sum(course: Course, sheet: Worksheet, point: TimePoint) -> Fact | None:
                 interval=[low, high], code=TARGET_SUM, source=source, beside=beside)  # fmt: skip
 
 
-def _part(criteria: Criteria, lesion: Lesion, study: str, unit: str) -> str:
-    value, size = counted(criteria, lesion, lesion.at(study)), lesion.at(study)
+def _part(plain: str, lesion: Lesion, study: str, unit: str) -> str:
+    value, size = counted(plain, lesion, lesion.at(study)), lesion.at(study)
     axis = " short axis" if lesion.node and unit == "mm" else ""
     state = "" if size.state is State.MEASURED else f" ({size.state})"
     return f"{lesion.name} ({lesion.organ}){axis} {value:g} {unit}{state}"
@@ -118,7 +118,7 @@ def _spread(sheet: Worksheet, targets: list[Lesion], point: TimePoint) -> tuple[
     """What the outlines' doubt allows the sum to be; each diameter's own, added."""
     low = high = 0.0
     for one in targets:
-        size, value = one.at(point.study), counted(sheet.criteria, one, one.at(point.study)) or 0.0
+        size, value = one.at(point.study), counted(sheet.unit, one, one.at(point.study)) or 0.0
         if size.interval_mm and size.long_mm:
             ratio = value / size.long_mm
             low, high = low + size.interval_mm[0] * ratio, high + size.interval_mm[1] * ratio
@@ -190,7 +190,7 @@ def _course(course: Course, sheet: Worksheet, sums: list[Fact | None]) -> Fact:
     """The sums over time with each target's line; the newest that is whole is the fact's value."""
     targets = [x for x in sheet.lesions if x.role is Role.TARGET]
     unit = _unit(sheet)
-    lines = [CourseLine(name=f"{x.name} ({x.organ})", points=[CoursePoint(study=s.handle, date=s.date, value=counted(sheet.criteria, x, x.at(s.handle)),
+    lines = [CourseLine(name=f"{x.name} ({x.organ})", points=[CoursePoint(study=s.handle, date=s.date, value=counted(sheet.unit, x, x.at(s.handle)),
              note="" if x.at(s.handle).state is State.MEASURED else str(x.at(s.handle).state)) for s in sheet.studies]) for x in targets]  # fmt: skip
     whole = [CoursePoint(study=p.study, date=p.date, value=p.total, interval=f.interval if f else None, note=p.category or p.text.rstrip("."))
              for p, f in zip(sheet.points, sums, strict=True)]  # fmt: skip

@@ -76,9 +76,8 @@ class ApplyGuideline(CaseTool):
         unmeasured: list[Missing] = []
         if chosen.name in SUMS and self.bench.case is not None and not {*given, *arguments.facts} & SUMS[chosen.name]:
             try:
-                return self._measured(
-                    chosen, {n: FromElsewhere(v, origins[n]) for n, v in inputs.items() if n not in SUMS[chosen.name]}
-                )
+                elsewhere = {n: FromElsewhere(v, origins[n]) for n, v in inputs.items() if n not in SUMS[chosen.name]}
+                return assess(self.bench, chosen, elsewhere)
             except NotApplicable as error:
                 unmeasured = [
                     Missing(
@@ -111,10 +110,6 @@ class ApplyGuideline(CaseTool):
             missing=[*_lacking(chosen, outcome), *unknown, *unmeasured],
             conflicts=conflicts,
         )
-
-    def _measured(self, chosen: Rule, known: dict[str, FromElsewhere]) -> Reply:
-        """The response as the outlined lesions of the case's dated studies give it."""
-        return assess(self.bench, chosen, known)
 
     def _linked(self, evidence: dict[str, str], specs: dict[str, Any]) -> dict[str, tuple[Any, Origin]]:
         """Values of numbered evidence, in the units of the facts. Raises TryAgain where a number or a unit doesn't fit."""

@@ -114,13 +114,21 @@ class Worksheet(Frozen):
     studies: list[DatedStudy]
     baseline: str
     """Handle of the study that changes are counted from."""
-    unit: str
+    measure: Literal["diameters", "volume"] = "diameters"
+    """What is summed up; volumes for RANO alone."""
     lesions: list[Lesion]
     answers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """What images don't show, by study and fact: clinical state, steroids, non-target progression …"""
     points: list[TimePoint] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     """Where a reader's choice departs from the criteria, and conventions that a sum rests on."""
+
+    @property
+    def unit(self) -> str:
+        """UCUM unit of the sums."""
+        if self.measure == "volume":
+            return "mL"
+        return "mm2" if self.criteria in (Criteria.RANO, Criteria.LUGANO) else "mm"
 
     @property
     def nadir(self) -> TimePoint | None:

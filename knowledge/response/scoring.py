@@ -1,8 +1,9 @@
 """A worksheet's time points: sums of the targets, then the category by the guideline engine's own rule. Nothing is classified here."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
+from knowledge.errors import KnowledgeError
 from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.rules import Rule
 from knowledge.response.model import Criteria, Lesion, Role, Size, State, TimePoint, Worksheet
@@ -12,11 +13,15 @@ from knowledge.response.targets import (
     NODE_DISEASE_MM,
     RANO_MM,
     TOO_SMALL_MM,
+    chosen,
     departures,
 )
 
-UNITS = {Criteria.RANO: "mm2", Criteria.LUGANO: "mm2"}
-"""Unit of the sum; millimetres where it isn't named."""
+
+class InvalidChange(KnowledgeError):
+    """A change of a worksheet that names what isn't there."""
+
+
 _CONVENTIONS = {
     State.MERGED: "{name} has grown together with another lesion on {study}: their common diameter counts once",
     "split": "{name} lies in {parts} parts on {study}: their diameters are added",
@@ -33,8 +38,8 @@ def scored(sheet: Worksheet, rules: RuleBook) -> Worksheet:
     points: list[TimePoint] = []
     sums: list[float | None] = []
     for number, study in enumerate(sheet.studies):
-        total = _total(sheet.criteria, targets, study.handle)
-        notes += _noted(sheet.criteria, targets, study.handle)
+        total = _total(sheet.unit, targets, study.handle)
+        notes += _noted(sheet.unit, targets, study.handle)
         if number < start:
             points.append(TimePoint(study=study.handle, date=study.date, total=total, text="Before baseline."))
             continue
@@ -53,6 +58,46 @@ def scored(sheet: Worksheet, rules: RuleBook) -> Worksheet:
     return sheet.model_copy(update={"points": points, "notes": list(dict.fromkeys(notes))})
 
 
+def changed(sheet: Worksheet, rules: RuleBook, roles: Mapping[str, Role] | None = None, baseline: str | None = None, criteria: Criteria | None = None,
+            measure: Literal["diameters", "volume"] | None = None, answers: Mapping[str, Mapping[str, Any]] | None = None) -> Worksheet:  # fmt: skip
+    """The worksheet as a reader leaves it, computed again. Other criteria, or another baseline, choose targets anew; `roles` go over that.
+
+    Raises InvalidChange for a lesion, study or fact that isn't there, and InvalidFacts for a value that a fact can't have.
+    """
+    known = {s.handle for s in sheet.studies}
+    made = sheet
+    if baseline is not None and baseline not in known:
+        raise InvalidChange(f"the worksheet has no study {baseline!r}", f"its studies are {sorted(known)}")
+    if criteria is not None or baseline is not None:
+        made = made.model_copy(update={"criteria": criteria or sheet.criteria, "baseline": baseline or sheet.baseline})
+        made = made.model_copy(update={"lesions": chosen(made.criteria, made.lesions, made.baseline)})
+        if criteria is not None and criteria is not sheet.criteria:
+            made = made.model_copy(update={"answers": {}, "measure": "diameters"})
+    if measure is not None:
+        if measure == "volume" and made.criteria is not Criteria.RANO:
+            raise InvalidChange("only RANO sums up volumes", "choose diameters")
+        made = made.model_copy(update={"measure": measure})
+    names = {x.name for x in made.lesions}
+    for name in roles or {}:
+        if name not in names:
+            raise InvalidChange(f"the worksheet has no lesion {name!r}", f"its lesions are {sorted(names)}")
+    lesions = [x if (role := (roles or {}).get(x.name)) in (None, x.role) else x.model_copy(update={"role": role, "why": "chosen by a reader", "by": "reader"})
+               for x in made.lesions]  # fmt: skip
+    told = {k: dict(v) for k, v in made.answers.items()}
+    facts = rules.rule(made.criteria).spec["facts"]
+    for study, given in (answers or {}).items():
+        if study not in known:
+            raise InvalidChange(f"the worksheet has no study {study!r}", f"its studies are {sorted(known)}")
+        for name, value in given.items():
+            if name not in facts:
+                raise InvalidChange(f"{made.criteria} knows no fact {name!r}", f"its facts are {sorted(facts)}")
+            if value is None:
+                told.get(study, {}).pop(name, None)
+            else:
+                told.setdefault(study, {})[name] = value
+    return scored(made.model_copy(update={"lesions": lesions, "answers": told}), rules)
+
+
 def _point(rule: Rule, facts: dict[str, Any], plain: TimePoint) -> TimePoint:
     known = {n: v for n, v in facts.items() if n in rule.spec["facts"] and v is not None}
     outcome = rule.apply(known)
@@ -62,26 +107,26 @@ def _point(rule: Rule, facts: dict[str, Any], plain: TimePoint) -> TimePoint:
     })  # fmt: skip
 
 
-def counted(criteria: Criteria, lesion: Lesion, size: Size) -> float | None:
+def counted(unit: str, lesion: Lesion, size: Size) -> float | None:
     """What a target adds to the sum on a study; None where it wasn't seen there."""
     if size.state in (State.GONE, State.MERGED):
         return 0.0
     if size.state is not State.MEASURED or size.long_mm is None or size.short_mm is None:
         return None
-    if criteria in UNITS:
-        return size.product_mm2
+    if unit != "mm":
+        return size.product_mm2 if unit == "mm2" else size.volume_ml
     if lesion.node:
         return size.short_mm
     return max(size.long_mm, TOO_SMALL_MM)
 
 
-def _total(criteria: Criteria, targets: Sequence[Lesion], study: str) -> float | None:
-    values = [counted(criteria, x, x.at(study)) for x in targets]
+def _total(unit: str, targets: Sequence[Lesion], study: str) -> float | None:
+    values = [counted(unit, x, x.at(study)) for x in targets]
     told = [v for v in values if v is not None]
     return round(sum(told), 1) if targets and len(told) == len(values) else None
 
 
-def _noted(criteria: Criteria, targets: Sequence[Lesion], study: str) -> list[str]:
+def _noted(unit: str, targets: Sequence[Lesion], study: str) -> list[str]:
     found = []
     for one in targets:
         size = one.at(study)
@@ -89,7 +134,7 @@ def _noted(criteria: Criteria, targets: Sequence[Lesion], study: str) -> list[st
             found.append(_CONVENTIONS[State.MERGED].format(name=one.name, study=study))
         elif size.parts > 1:
             found.append(_CONVENTIONS["split"].format(name=one.name, study=study, parts=size.parts))
-        elif criteria not in UNITS and not one.node and size.state is State.MEASURED and (size.long_mm or 0.0) < TOO_SMALL_MM:
+        elif unit == "mm" and not one.node and size.state is State.MEASURED and (size.long_mm or 0.0) < TOO_SMALL_MM:
             found.append(_CONVENTIONS["small"].format(name=one.name, study=study))
     return found
 
@@ -102,7 +147,8 @@ def _facts(sheet: Worksheet, targets: list[Lesion], study: str, points: list[Tim
     new = _new(sheet, study)
     before = points[-1].category if points else None
     if sheet.criteria is Criteria.RANO:
-        return {"sum_products_baseline_mm2": base, "sum_products_nadir_mm2": nadir, "sum_products_current_mm2": now,
+        name, unit = ("volume", "ml") if sheet.measure == "volume" else ("sum_products", "mm2")
+        return {f"{name}_baseline_{unit}": base, f"{name}_nadir_{unit}": nadir, f"{name}_current_{unit}": now,
                 "new_measurable_lesion": any(min(s.long_mm or 0, s.short_mm or 0) >= RANO_MM for s in new)}  # fmt: skip
     if sheet.criteria is Criteria.LUGANO:
         return _lugano(sheet, targets, study, base, now, new)
@@ -165,9 +211,12 @@ def _lugano(
     facts: dict[str, Any] = {"new_lesion": any((s.long_mm or 0) > LUGANO_EXTRANODAL_MM for s in new)}
     if base and now is not None:
         facts["spd_change_percent"] = round(100 * (now - base) / base, 1)
-    nodes = [x for x in targets if x.node]
-    seen = [x.at(study) for x in nodes]
-    facts["all_nodes_ldi_15mm_or_less"] = bool(nodes) and all(
+    targeted = [x for x in targets if x.node]
+    nodes = [
+        x for x in sheet.lesions if x.node and not (x.role is Role.IGNORED and x.by == "reader")
+    ]  # one that was normal may have grown
+    seen = [x.at(study) for x in targeted]
+    facts["all_nodes_ldi_15mm_or_less"] = bool(targeted) and all(
         (s.long_mm or 0.0) <= LUGANO_NODE_MM and s.state is not State.NOT_COVERED for s in seen
     )
     if any(x.organ != "lymph node" for x in sheet.lesions if x.role in (Role.TARGET, Role.NON_TARGET)):

@@ -144,16 +144,22 @@ def lesions_of(bench: Bench, study: Study, target: str | None = None) -> Found:
         lesions_, image, volume = _as_drawn(bench, study, day, drawn, missing)
         if image is not None and volume is not None:
             return Found(study, day, lesions_, image, volume, missing)
-    done = segmentation(bench, study.handle, target)
+    try:
+        done = segmentation(bench, study.handle, target or "tumour")
+    except NotApplicable as error:
+        if not missing:
+            raise NotApplicable(
+                f"nothing is outlined on {study.handle}: {error}", f"outline its lesions (DICOM SEG or RTSTRUCT), or {error.hint}"
+            ) from error
+        raise NotApplicable(f"nothing that can be measured is outlined on {study.handle}: {'; '.join(f'{m.what}: {m.why}' for m in missing)}",
+                            "send the outline with the image that it was drawn on") from error  # fmt: skip
     region = region_of(done, target)
     part = done.part(region)
     assert part is not None
-    if not region.tumour:
-        raise NotApplicable(f"the {region.name} is an organ, not a lesion", "name the tumour or a lesion")
     sides = [p for which in ("inner", "outer") if (p := done.part(region, which)) is not None]
     organ = organ_in(study.body_part) or done.bundle.card.body_part.lower()
     found = []
-    for one in lesions(part) if part.array.any() else []:
+    for one in [] if not part.array.any() else lesions(part) if region.tumour else [part]:
         others = tuple(Sizes.of(axial(t)) for p in sides if (t := _touching(p, one)) is not None)
         found.append(Lesion(study, day, done.series, done.volume, one, others, region.name, organ, False, True,
                             f"{done.bundle.name} {done.bundle.version}", False, used=tuple(done.used)))  # fmt: skip
