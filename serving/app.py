@@ -34,6 +34,7 @@ from serving.api import (
     teaching,
     tools,
     viewing,
+    worksheets,
 )
 from serving.door import Door
 from serving.errors import Problem, answered, problem
@@ -95,6 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
         health,
         studies,
         viewing,
+        worksheets,
         conversations,
         drafts,
         followups,

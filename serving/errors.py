@@ -14,13 +14,15 @@ from starlette.routing import Match
 from agent import errors as agent_errors
 from knowledge import errors as knowledge_errors
 from knowledge.reporting.drafts import NotSignable
+from knowledge.response.scoring import InvalidChange
+from knowledge.response.store import Changed
 from tools import errors as tool_errors
 
 log = logging.getLogger("consilium")
 
 STATUS: dict[type[Exception], int] = {
     knowledge_errors.Gone: 410, knowledge_errors.NotFound: 404, knowledge_errors.Refused: 422, knowledge_errors.InvalidFacts: 422,
-    knowledge_errors.MixedPatients: 409, NotSignable: 409, knowledge_errors.NoGeometry: 422, knowledge_errors.StorageFailed: 507,
+    knowledge_errors.MixedPatients: 409, NotSignable: 409, Changed: 409, InvalidChange: 422, knowledge_errors.NoGeometry: 422, knowledge_errors.StorageFailed: 507,
     knowledge_errors.ServiceDown: 503, knowledge_errors.KnowledgeError: 422,
     agent_errors.QuestionRefused: 422, agent_errors.Busy: 409, agent_errors.Unknown: 404, agent_errors.PlannerDown: 503,
     agent_errors.AgentError: 500, tool_errors.TryAgain: 422, tool_errors.NotApplicable: 422, tool_errors.NeedsApproval: 403,

@@ -1,8 +1,9 @@
 """`compare_studies`: the same lesions from study to study, how they changed, against what the measurements themselves leave open."""
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,7 +60,7 @@ class CompareStudies(CaseTool):
         "Is this progression or pseudoprogression?", "Response compared to baseline", "What is the doubling time?", "Show me the course",
         "Are there new lesions?", "Which lesions are gone?", "How did the lesions develop over the last three scans?",
     ]  # fmt: skip
-    needs: ClassVar[Needs] = Needs(modality=["MR", "CT"], sequences=["FLAIR"], after=["measure"])
+    needs: ClassVar[Needs] = Needs(modality=["MR", "CT"], sequences=["FLAIR"])
     gives: ClassVar[list[Kind]] = [Kind.MEASUREMENT, Kind.FINDING]
     card: ClassVar[Card] = Card(
         intended_use="The same lesions of one patient from study to study, and how far their change exceeds what their outlines leave open.",
@@ -369,10 +370,43 @@ class _Teller:
                         would_change="small changes of size could be told from the way of scanning or outlining") for w in self.doubts[before]]  # fmt: skip
 
     def said(self, facts: list[Fact]) -> list[Said]:
-        """Nothing beyond the facts' own sentences."""
-        return []
+        """Several lesions or studies in few sentences; one lesion on two studies is told by the facts themselves."""
+        if len(self.course.tracks) == 1 and len(self.handles) == 2:
+            return []
+        last = len(self.handles) - 1
+        at = {f.title: n for n, f in enumerate(facts)}
+        found = [Said(text=facts[n].statement, facts=[n]) for title, n in at.items() if title.startswith("Course of the longest")]
+        newest = self.pair(last - 1, last)
+        found += [
+            Said(text=f.statement, facts=[n])
+            for n, f in enumerate(facts)
+            if f.code == LESION_EVENT and (last > 1 or f.title.endswith(newest))
+        ]
+        found += [self._both(facts, mine) for mine in self._by_lesion(facts, newest)]
+        found += [Said(text=f.statement, facts=[n]) for n, f in enumerate(facts) if f.code == DOUBLING_TIME and newest in f.title]
+        spans = [n for n, f in enumerate(facts) if f.code in (INTERVAL, ALIGNMENT) and newest in f.title]
+        found += [Said(text=facts[n].statement, facts=[n]) for n in spans]
+        return found
 
+    def _by_lesion(self, facts: list[Fact], pair: str) -> list[list[int]]:
+        """Places of the changes between two studies, together for each lesion, the diameter (or a node's short axis) first."""
+        rows: dict[str, list[int]] = {}
+        for number, fact in enumerate(facts):
+            if fact.code in (CHANGE["diameter"], CHANGE["short"], CHANGE["volume"]) and pair in fact.title:
+                rows.setdefault(fact.title.split(pair)[1], []).append(number)
+        return [
+            sorted(mine, key=lambda n: ("short", "diameter", "volume").index(facts[n].title.split()[2]))
+            for mine in list(rows.values())[:TOLD]
+        ]
 
-def as_values(facts: Sequence[Fact]) -> dict[str, Any]:
-    """Title and value, for those who only want numbers."""
-    return {f.title: f.value for f in facts}
+    @staticmethod
+    def _both(facts: list[Fact], places: list[int]) -> Said:
+        """One lesion's changes in a sentence: the first as its fact says it, of the others the sizes."""
+        first = facts[places[0]]
+        rest = [
+            m.group(1)
+            for n in places[1:]
+            if (m := re.search(r"the ((?:volume|longest axial diameter) of .*?), which is", facts[n].statement))
+        ]
+        more = "".join(f" The {words}." for words in rest)
+        return Said(text=first.statement + more, facts=places)

@@ -66,8 +66,9 @@ def examination(lesions: Sequence[Made], date: str, patient_id: str = "COURSE", 
     files = dicom_series(np.round(image).clip(low, 3000).astype(np.int16), affine, patient_id, "Made up" if modality == "CT" else "FLAIR", date=date,
                          body_part=part, modality=modality)  # fmt: skip
     sources = [pydicom.dcmread(io.BytesIO(f)) for f in files]
+    frame = generate_uid()
     for one_file in sources:
-        one_file.FrameOfReferenceUID = sources[0].SeriesInstanceUID + ".1"
+        one_file.FrameOfReferenceUID = frame
         for empty in ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyTime", "ReferringPhysicianName"):
             setattr(one_file, empty, "")
     written = [_bytes(s) for s in sources]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from knowledge.evidence import Frozen
+from tools.annotations import ReadAnnotations
 from tools.base import CONTRACT, STILL_RUN, Bench, CaseTool, Resources
 from tools.classify import Classify
 from tools.compare import CompareStudies
@@ -42,7 +43,7 @@ from tools.teaching.quiz import EducationQuiz
 
 log = logging.getLogger("consilium.tools")
 IN_THE_BOX: list[type[CaseTool]] = [
-    ListStudies, ExplainImageMetadata, Segment, Detect, Classify, Measure, CompareStudies, Radiomics, Look, RetrieveReports, PatientRecord, SearchGuidelines,
+    ListStudies, ExplainImageMetadata, Segment, Detect, Classify, Measure, CompareStudies, ReadAnnotations, Radiomics, Look, RetrieveReports, PatientRecord, SearchGuidelines,
     ApplyGuideline, DifferentialDiagnosis, ImagingSigns, DraftReport, CheckReport, EducationQuiz, FollowUpTool,
 ]  # fmt: skip
 GROUP = "consilium.tools"

@@ -23,6 +23,11 @@ CUES: dict[str, str] = {
     "growth": r"\bgrow(n|th|ing|s)?\b|\bgrew\b|\bprogress(ion|ed|ing|ive)?\b|\bcompar|\bsince\b.{0,30}\b(last|prior|previous|baseline|scan|study|mri|ct|january|february|march|april|may|june|july|august|september|october|november|december|20\d\d)\b"
               r"|(?:bigger|larger|smaller) than|\b(got|gotten|getting|become) (bigger|larger|smaller|worse)|shr[aiu]nk|pseudo-?\s?progress|\bresponse\b|\brespond(ed|ing|s)?\b|doubling time|"
               r"(?<!no )(?<!without )\bprior\b(?! (cancer|malign|surg|biops|treat|chemo|radio|categor|histor))|\bprevious (scan|study|ct|mri|exam)|\binterval change|\bchanged?\b.{0,25}\b(since|from|between|over|compared)|\bwhat('s| is| has)? changed\b|\bstable\b.{0,20}\?|\bover time\b|\bevolution\b|\btrend of the (size|lesion|nodule)",
+    "course": r"\b(show|display|what (is|was)|how (is|was)|give|plot|draw)\b.{0,20}\b(the |her |his |their )?(whole |disease )?(course|evolution|trajectory)\b(?! of (radio|chemo|treat|steroid|antibio))|"
+              r"\b(the )?course (of|over) (the )?(disease|lesions?|tumou?rs?|nodules?|metasta\w*|last|time|all)|\bbest (overall )?response\b|\bnadir\b(?!.{0,20}\d)|\b(response|target) worksheet\b|\btarget lesions?\b(?!.{0,20}\d)|"
+              r"\bresponse (over|across) (time|the)\b|\bover (the|all|these) (last |past )?(two|three|four|five|\d)? ?(scans|studies|examinations|exams)\b",
+    "drawn": r"\b(what|which|where|show|list)\b.{0,24}\b(radiologist|reader|colleague|clinician|physician|doctor|anyone|somebody|someone|others?)\b.{0,24}\b(measured?|outlined?|dr[ae]wn?|segment(ed)?|annotated?|marked?|contoured?)\b|"
+             r"\b(existing|stored|imported|available|manual) (annotations?|segmentations?|outlines?|contours?|measurements?)\b|\bannotations?\b",
     "size": r"\bmidline\b|\b(mean|average) (hu|hounsfield|adc|suv|signal|value|intensity)\b|\bhow (big|large|wide|long|thick)\b(?! (are|is) the slice)|\bsizes?\b|\bvolumes?\b|\bdiameters?\b|"
             r"\bdimensions?\b|\bmeasur|\bin (ml|mm|cm)\b|\blongest\b|\bshort axis\b|\blong axis\b|\bcentimet|\bmillimet|\bpsa density|\bhow (many|much) (ml|millilit|cm|cc)",
     "count": r"\bhow many (?:\w+ ){0,2}(lesions?|tumou?rs?|metas\w*|mets|nodules?|mass(es)?|spots|foci|cysts|nodes)\b|\bmore than one (?:\w+ )?(lesion|tumou?r|nodule|mass|met)|\bdetect\b|"

@@ -17,6 +17,7 @@ _FIRST = {"planning": ["patient_record", "apply_guideline"],
           "contrast": ["apply_guideline", "patient_record", "search_guidelines"],
           "explain": ["apply_guideline"], "change": ["apply_guideline"],
           "guideline": ["apply_guideline", "search_guidelines", "patient_record"],
+          "course": ["apply_guideline", "compare_studies"], "drawn": ["read_annotations"],
           "growth": ["compare_studies", "measure", "list_studies"],
           "summary": ["list_studies", "retrieve_reports", "patient_record"],
           "differential": ["differential_diagnosis", "classify"], "signs": ["imaging_signs"],
@@ -126,6 +127,8 @@ def _statements(asked: Understanding, evidence: dict[str, dict[str, Any]], resul
         if tool == "retrieve_reports" and asked.rules and "report" not in asked.intents:
             ids = ids[:MAX_ASIDE]
         ready = [row for row in said.get(tool, []) if set(row["evidence"]) <= set(evidence)]
+        if tool == "compare_studies" and asked.language != "en":
+            ready = []  # its sentences are English; each fact has its own in the asker's language
         found += ready
         told |= {i for row in ready for i in row["evidence"]} | (set(ids) if ready else set())
         found += [{"text": _sentence(asked, evidence[i]), "evidence": [i]} for i in ids if i in evidence and i not in told]
@@ -163,10 +166,11 @@ def _measured(asked: Understanding, row: dict[str, Any], value: float, unit: str
     if asked.language == "en":
         return None
     title = str(row["title"])
-    pair = re.search(r" (S\d+) to (S\d+)$", title)
+    pair = re.search(r" (S\d+) to (S\d+)(?: of (L\d+))?$", title)
     low, high = [*(row.get("interval") or []), None, None][:2]
     if pair:
-        spoken = {"pair": f"{pair.group(1)} → {pair.group(2)}", "value": value, "days": value, "low": low, "high": high}
+        lesion = f" ({pair.group(3)})" if pair.group(3) else ""
+        spoken = {"pair": f"{pair.group(1)} → {pair.group(2)}{lesion}", "value": value, "days": value, "low": low, "high": high}
         return titled(asked.language, title[: pair.start()], **spoken)
     shown, name = _in_unit(value, unit, asked.unit)
     region = re.search(r"^Volume \((.+)\)$", title)

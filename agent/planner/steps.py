@@ -39,6 +39,7 @@ TOOL_OF = {
     "metadata": ["explain_image_metadata"],
     "privacy": ["list_studies", "explain_image_metadata"],
     "list": ["list_studies"],
+    "drawn": ["read_annotations"],
     "draft": ["detect", "segment", "measure", "draft_report"],
     "check": ["detect", "segment", "measure", "check_report"],
     "similar": ["segment", "radiomics", "find_similar_cases"],
@@ -49,7 +50,7 @@ TOOL_OF = {
 }
 MARGIN = 0.05
 """An installed tool is called where the question is as like its own examples as another tool's, within this cosine."""
-_ABOUT_A_CASE = {*TOOL_OF, "growth", "record", "planning", "advised"}
+_ABOUT_A_CASE = {*TOOL_OF, "growth", "course", "record", "planning", "advised"}
 ON_PIXELS = {"detect", "segment", "classify", "measure", "compare_studies", "radiomics", "look"}
 """Tools that need an image."""
 OF_KNOWLEDGE = {"differential", "signs", "quiz"}
@@ -138,7 +139,9 @@ def _all_calls(asked: Understanding, case: dict[str, Any] | None, tools: Sequenc
     names = _names(asked, case)
     rules = _rules(asked, case)
     for call in rules if not _bare_guideline(asked) else []:
-        brings = producers(call.arguments["guideline"], asked, case, call.arguments["facts"])
+        brings = (
+            producers(call.arguments["guideline"], asked, case, call.arguments["facts"]) if "course" not in asked.intents else []
+        )
         names += [b for b in brings if "report" not in asked.intents or b in ("retrieve_reports", "patient_record")]
     if set(asked.intents) & {"guideline", "contrast"} and not asked.counterfactual:
         if "guideline" in asked.intents or re.search(r"gadolin|contrast|iodin|safe|nsf", asked.english, re.I):
@@ -202,6 +205,9 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
         found += ["segment", "measure"]
     if "cancer" in intents and any({"CT", "MR"} & set(s["modality"]) for s in imaged(case)):
         found += ["detect", "segment", "measure"]
+    if "course" in intents:
+        found += ["compare_studies"] if several_dates(case) else ["list_studies"]
+        intents.discard("growth")
     if "growth" in intents and not asked.rules:
         found += ["list_studies", "segment", "measure", "compare_studies"] if several_dates(case) else ["list_studies"]
     found += _record_names(asked, case, intents)
@@ -312,6 +318,17 @@ def _compared(asked: Understanding, case: dict[str, Any] | None, handles: list[s
     return handles
 
 
+def response_rule(case: dict[str, Any] | None) -> str:
+    """The response criteria that fit the case: by its words, then by the body part of its newest images."""
+    words = _case_words(case)
+    if re.search(r"lymphom", words, re.I):
+        return "lugano_2014_ct"
+    if re.search(r"hepatocellular|\bhcc\b", words, re.I):
+        return "mrecist"
+    newest = max(imaged(case), key=lambda s: str(s.get("date") or ""), default={})
+    return "rano_2_0" if "BRAIN" in str(newest.get("body_part") or "") else "recist_1_1"
+
+
 def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
     if _bare_guideline(asked) and not asked.facts:
         return []  # what a document says is asked for, not what it means for somebody
@@ -319,6 +336,8 @@ def _rules(asked: Understanding, case: dict[str, Any] | None) -> list[Call]:
     records = " ".join((case or {}).get("records", [])).lower()
     if "contrast" in asked.intents:
         names.append("egfr_contrast")
+    if "course" in asked.intents and several_dates(case) and not set(names) & RESPONSE:
+        names.append(response_rule(case))
     glioblastoma = {"mgmt_status", "kps"} & set(asked.facts) or "glioblastoma" in f"{asked.english.lower()} {records}"
     marker = re.search(r"\bmgmt\b", asked.english, re.I)
     if "guideline" in asked.intents and (glioblastoma or marker) and not asked.rules and "contrast" not in asked.intents:

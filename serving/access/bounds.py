@@ -27,7 +27,7 @@ def _whose(house: House) -> dict[str, Callable[[str], str | None]]:
     return {
         "patient_id": lambda v: v, "study_id": lambda v: house.archive.study(v).patient_id, "report_id": lambda v: house.archive.report(v).patient_id,
         "conversation_id": lambda v: house.memory.conversation(v).patient_id, "draft_id": lambda v: house.resources.drafts.get(v).patient_id,
-        "check_id": lambda v: house.resources.drafts.checked(v).patient_id, "evidence_id": lambda v: house.memory.evidence(v)[1],
+        "worksheet_id": lambda v: house.resources.responses.get(v).patient_id, "check_id": lambda v: house.resources.drafts.checked(v).patient_id, "evidence_id": lambda v: house.memory.evidence(v)[1],
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def open_evidence(house: HouseDep, who: Caller, evidence_id: str) -> dict[str, A
 def _opened(house: House, evidence: Evidence, patient_id: str | None) -> dict[str, Any]:
     source = evidence.source
     if isinstance(source, ImageRef):
-        return _image(house, source)
+        return _image(house, source) | ({"beside": [_placed(house, one) for one in evidence.beside]} if evidence.beside else {})
     if isinstance(source, ReportSpan):
         pasted = source.record_id.startswith("k_")
         report = house.resources.drafts.checked(source.record_id).report if pasted else house.archive.report(source.record_id)
@@ -55,6 +55,11 @@ def _origins(house: House, evidence: Evidence, source: RuleRef) -> dict[str, Any
     by_number, by_words = {e.id: e.href for e in kin}, {e.statement: e.href for e in kin}
     return {n: {**o.model_dump(mode="json"), "href": by_number.get(o.evidence or "") or by_words.get(o.statement)}
             for n, o in source.origins.items()}  # fmt: skip
+
+
+def _placed(house: House, source: ImageRef) -> dict[str, Any]:
+    """The same place on another study, with what is drawn there."""
+    return {**_image(house, source), "line": source.line, "box": source.box, "mask": source.mask}
 
 
 def _image(house: House, source: ImageRef) -> dict[str, Any]:

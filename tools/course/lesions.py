@@ -166,6 +166,35 @@ def lesions_of(bench: Bench, study: Study, target: str | None = None) -> Found:
     return Found(study, day, found, done.series, done.volume, missing)
 
 
+def drawn_on(bench: Bench, study: Study, there: list[Outline]) -> Found | None:
+    """Every one of these outlines as a measured region, organs too; None where none lies on a measurable image of the study."""
+    missing: list[Missing] = []
+    kept = [o for o in there if not _misplaced(study, o, missing)]
+    if not kept:
+        return None
+    regions, image, volume = _as_drawn(
+        bench, study, date.fromisoformat(study.date) if study.date and len(study.date) == 10 else date.min, kept, missing
+    )
+    return None if image is None or volume is None else Found(study, date.min, regions, image, volume, missing)
+
+
+def _misplaced(study: Study, one: Outline, missing: list[Missing]) -> bool:
+    """True, with the reason, for an outline whose image isn't there or has another frame of reference."""
+    image = next((s for s in study.series if s.is_image and s.series_uid == one.on), None)
+    why = ""
+    if image is None:
+        why = "the image that it was drawn on isn't in the study"
+    elif one.frame_of_reference and image.header.get("FrameOfReferenceUID") not in (None, "", one.frame_of_reference):
+        why = f"it was drawn in another frame of reference than {image.handle} has"
+    if why:
+        missing.append(
+            Missing(
+                what=f"the outline {one.label!r} ({one.series.handle})", why=why, would_change="it could be measured and followed"
+            )
+        )
+    return bool(why)
+
+
 def _touching(side: Volume, lesion: Volume) -> Volume | None:
     """The region of another outline that belongs to a lesion."""
     for part in lesions(side) if side.array.any() else []:
@@ -175,24 +204,13 @@ def _touching(side: Volume, lesion: Volume) -> Volume | None:
 
 
 def _drawn(bench: Bench, study: Study, target: str | None) -> tuple[list[Outline], list[Missing]]:
-    found, missing = [], []
-    images = {s.series_uid: s for s in study.series if s.is_image}
+    missing: list[Missing] = []
+    wanted = target.replace("_", " ").lower() if target else ""
+    general = wanted in ("", "tumour", "tumor", "lesion", "lesions")
+    found = []
     for one in outlines(bench.required_case.archive, study):
-        wanted = target.replace("_", " ").lower() if target else ""
-        general = wanted in ("", "tumour", "tumor", "lesion", "lesions")
         lesion = bool(_LESION.search(one.words)) or any(c.code in ("49755003", "M-01000") for c in one.kind)
-        if not (lesion if general else wanted in one.words.lower()):
-            continue
-        image = images.get(one.on)
-        why = ""
-        if image is None:
-            why = "the image that it was drawn on isn't in the study"
-        elif one.frame_of_reference and image.header.get("FrameOfReferenceUID") not in (None, "", one.frame_of_reference):
-            why = f"it was drawn in another frame of reference than {image.handle} has"
-        if why:
-            missing.append(Missing(what=f"the outline {one.label!r} ({one.series.handle})", why=why,
-                                   would_change="it could be measured and followed"))  # fmt: skip
-        else:
+        if (lesion if general else wanted in one.words.lower()) and not _misplaced(study, one, missing):
             found.append(one)
     return found, missing
 

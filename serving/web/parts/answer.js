@@ -84,7 +84,7 @@ function Hands({ turn }) {
     ${rated === 'corrected' && html`<span role="status" class="quiet">${t('thanks')}</span>`}</div>`;
 }
 
-const OPENERS = { draft: 'file-pen', check: 'file-check' };
+const OPENERS = { draft: 'file-pen', check: 'file-check', worksheet: 'list-checks' };
 export function Answer({ turn }) {
   const { answer } = turn;
   const evidence = Object.fromEntries(answer.evidence.map((e) => [e.id, e]));

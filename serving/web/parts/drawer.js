@@ -1,10 +1,11 @@
 // What lies behind a sentence: a span in its report, a passage on its page, a value with its course, a rule with its inputs.
 import { html, useEffect, useRef, useState } from '/web/vendor/ui.js';
 import { Button, Icon, Picture, guarded, readable } from '/web/lib/common.js';
-import { ICONS, open } from '/web/lib/evidence.js';
+import { ICONS, beside, open } from '/web/lib/evidence.js';
 import { propose } from '/web/lib/case.js';
 import { drawer } from '/web/lib/store.js';
 import { quantity, t } from '/web/lib/words.js';
+import { Curve, WorksheetSheet } from '/web/parts/course.js';
 import { Check, DraftSheet } from '/web/parts/reporting.js';
 import { Sending } from '/web/parts/sending.js';
 
@@ -66,6 +67,9 @@ function Evidence({ full }) {
     <p>${full.statement}</p>
     ${opened.png && html`<${Rows} rows=${[[t('series'), opened.title], [t('slice_number'), opened.frame + 1], [t('made_by'), `${source.model} ${source.model_version}`],
       full.interval && [t('interval'), `${quantity(full.interval[0], '')} – ${quantity(full.interval[1], full.unit)}`]].filter(Boolean)} />`}
+    ${opened.beside?.length > 0 && html`<div class="row" aria-label=${t('side_by_side')}><span class="quiet">${t('side_by_side')}</span>${opened.beside.map((one, k) => html`<${Button} key=${k} icon="columns-2" class="button" text=${one.title} label="${t('side_by_side')}: ${one.title}" onClick=${guarded(() => beside(one))} />`)}</div>`}
+    ${full.course && html`<${Curve} course=${full.course} />`}
+    ${full.value?.worksheet && html`<${Button} icon="list-checks" class="button" text=${t('open.worksheet')} label=${t('open.worksheet')} onClick=${() => { drawer.value = { kind: 'worksheet', id: full.value.worksheet, back: drawer.value }; }} />`}
     ${opened.note && html`<p>${opened.note}</p>`}
     ${full.value?.probabilities && html`<ul class="bars">${Object.entries(full.value.probabilities).sort((a, b) => b[1] - a[1]).map(([name, p]) => html`<li key=${name}><span>${readable(name)}</span>
       <meter min="0" max="1" value=${p} aria-label=${readable(name)}></meter><span>${Math.round(100 * p)} %</span></li>`)}</ul>`}
@@ -86,6 +90,7 @@ export function Drawer() {
     ${shown.kind === 'report' && html`<article><h3>${shown.report.title}</h3><${Marked} text=${shown.report.text} start=${0} end=${0} /></article>`}
     ${shown.kind === 'draft' && html`<${DraftSheet} id=${shown.id} key=${shown.id} />`}
     ${shown.kind === 'sending' && html`<article><h3>${shown.title}</h3><${Sending} kind="mask" what=${shown.what} key=${shown.title} /></article>`}
+    ${shown.kind === 'worksheet' && html`<${WorksheetSheet} id=${shown.id} key=${shown.id} />`}
     ${shown.kind === 'check' && html`<${Check} id=${shown.id} key=${shown.id} />`}
   </section>`;
 }
