@@ -28,10 +28,10 @@ from knowledge.studies.query import DicomIndex
 from knowledge.studies.tags import first, tag
 from serving.errors import NotTaken, Problem
 from serving.house import House
+from tools.export.drawn import described, drawing_of
 from tools.export.hl7 import as_oru
 from tools.export.report import as_sr, as_text
-from tools.export.seg import as_seg, bundle_of
-from tools.models.bundle import Bundle
+from tools.export.seg import as_seg
 
 log = logging.getLogger("consilium.outgoing")
 ATTEMPTS = 8
@@ -308,21 +308,25 @@ def _words(house: House, kind: str, what: dict[str, Any]) -> tuple[str, str, str
         study = house.archive.study(draft.study_id) if draft.study_id else None
         text = as_text(draft, house.archive.patient(draft.patient_id), study).decode()
         return text, draft.patient_id, draft.study_id or ""
-    study, series, path, bundle = _mask(house, what)
+    study, series, path = _mask(house, what)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    lines = [f"DICOM Segmentation on {study.handle} {study.date or ''} {series.modality} {series.description}".strip(),
-             f"by {bundle.name} {bundle.version} ({bundle.card.kind})", *(f"region: {r.name}" for r in bundle.card.regions), f"mask {digest[:16]}"]  # fmt: skip
+    lines = [
+        f"DICOM Segmentation on {study.handle} {study.date or ''} {series.modality} {series.description}".strip(),
+        *described(house.resources.catalogue, path),
+        f"mask {digest[:16]}",
+    ]
     return "\n".join(lines), study.patient_id, study.id
 
 
-def _mask(house: House, what: dict[str, Any]) -> tuple[Study, Series, Path, Bundle]:
-    """A mask's study, series, file, and the model that made it. Raises NotFound, and Refused where the model is gone."""
+def _mask(house: House, what: dict[str, Any]) -> tuple[Study, Series, Path]:
+    """A mask's study, series and file. Raises NotFound, and Refused where the model is gone."""
     study = house.archive.study(what["study_id"])
     series = next((s for s in study.series if s.id == what["series_id"]), None)
     path = house.archive.derived(what["series_id"]) / what["name"]
     if series is None or not path.is_file():
         raise NotFound("there is no such mask", "ask for a segmentation first")
-    return study, series, path, bundle_of(house.resources.catalogue, what["name"])
+    described(house.resources.catalogue, path)
+    return study, series, path
 
 
 def _signed(house: House, what: dict[str, Any]) -> Draft:
@@ -353,8 +357,8 @@ def _to_pacs(house: House, receiver: str, data: bytes) -> None:
 
 
 def _send_mask(house: House, receiver: str, what: dict[str, Any]) -> None:
-    study, series, path, bundle = _mask(house, what)
-    _to_pacs(house, receiver, as_seg(house.archive, study, series, bundle, path))
+    study, series, path = _mask(house, what)
+    _to_pacs(house, receiver, as_seg(drawing_of(house.archive, house.resources.catalogue, study, series, path)))
 
 
 def _send_report(house: House, receiver: str, what: dict[str, Any]) -> None:

@@ -25,8 +25,8 @@ from tools.course.lesions import Found, Lesion
 from tools.course.matching import match
 from tools.course.registration import Image, Registration, register
 
-PAIRS = 66
-KINDS = ("unchanged", "growth", "shrinkage", "shift", "new and gone", "other spacing", "noise", "split and merged")
+PAIRS = 72
+KINDS = ("unchanged", "growth", "shrinkage", "shift", "new and gone", "other spacing", "noise", "split and merged", "crowded")
 DAYS = (date(2026, 1, 5), date(2026, 4, 6))
 
 
@@ -106,11 +106,12 @@ class Pair:
 def made_pair(number: int) -> Pair:
     """Pair `number`; the same number gives the same pair."""
     random = np.random.default_rng(1000 + number)
-    base, kind = bases()[number % len(bases())], KINDS[number % len(KINDS)]
+    base, kind = bases()[(number + number // len(KINDS)) % len(bases())], KINDS[number % len(KINDS)]
     least = 6.0 if base.hounsfield else 4.0
     count = int(random.integers(2, 6))
-    sites = _sites(base, random, count + 2)
-    blobs = [Blob(p, float(random.uniform(least, 13.0)), random.uniform(0, 6.3, 2)) for p in sites]
+    apart = 17.0 if kind == "crowded" else 34.0
+    sites = _sites(base, random, count + 2, apart)
+    blobs = [Blob(p, float(random.uniform(least, 7.0 if kind == "crowded" else 13.0)), random.uniform(0, 6.3, 2)) for p in sites]
     middle = (base.affine @ np.r_[(np.array(base.array.shape) - 1) / 2, 1.0])[:3]
     turn = Rotation.from_euler("xyz", random.uniform(-7, 7, 3), degrees=True).as_matrix()
     shift = random.uniform(-9, 9, 3)
@@ -157,13 +158,14 @@ def made_pair(number: int) -> Pair:
     return Pair(kind, base.name, founds[0], founds[1], links, factor, still, where)
 
 
-def _sites(base: Base, random: np.random.Generator, count: int) -> list[np.ndarray]:
-    """Places inside the body, at least 34 mm apart."""
+def _sites(base: Base, random: np.random.Generator, count: int, apart: float) -> list[np.ndarray]:
+    """Places inside the body, `apart` mm at least from each other; where they are to be crowded, all within 45 mm."""
     places = np.argwhere(base.inside)
     found: list[np.ndarray] = []
     while len(found) < count:
         point = (base.affine @ np.r_[places[random.integers(len(places))], 1.0])[:3]
-        if all(np.linalg.norm(point - p) > 34 for p in found):
+        crowd = apart < 30 and found and np.linalg.norm(point - found[0]) > 45
+        if not crowd and all(np.linalg.norm(point - p) > apart for p in found):
             found.append(point)
     return found
 
@@ -172,7 +174,11 @@ def _changed(kind: str, blobs: list[Blob], count: int, random: np.random.Generat
     """Lesions of both examinations and the truth of them. Of every kind but one, about a third of the lesions doesn't change."""
     first, second, links, factor = [], [], set(), {}
     for number, blob in enumerate(blobs[:count]):
-        by = {"growth": float(random.uniform(1.15, 1.8)), "shrinkage": float(random.uniform(0.5, 0.87))}.get(kind, 1.0)
+        by = {
+            "growth": float(random.uniform(1.15, 1.8)),
+            "crowded": float(random.uniform(0.7, 1.3)),
+            "shrinkage": float(random.uniform(0.5, 0.87)),
+        }.get(kind, 1.0)
         by = 1.0 if number % 3 == 2 else by
         away = random.normal(0, 1, 3)
         wander = away / np.linalg.norm(away) * float(random.uniform(2, 7)) if kind == "shift" else np.zeros(3)

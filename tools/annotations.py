@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from knowledge.evidence import Fact, ImageRef, Kind
 from knowledge.studies.model import Study
-from knowledge.studies.outlines import Outline, outlines
+from knowledge.studies.outlines import Outline, outlines, reports_of_others
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.concepts import DRAWN, LONG_AXIS, SHORT_AXIS, VOLUME
 from tools.course.lesions import Found, Lesion, drawn_on
@@ -56,11 +56,9 @@ class ReadAnnotations(CaseTool):
             told, lacking = self._outlined(study)
             facts += told
             missing += lacking
-        uids = {s.study_instance_uid for s in studies}
+        reports = set().union(*(reports_of_others(case.archive, s) for s in studies))
         stated = [
-            i
-            for i in case.items
-            if i.category == "imaging measurement" and (not arguments.study or i.date in {s.date for s in studies})
+            i for i in case.items if i.category == "imaging measurement" and i.resource.removeprefix("DICOM SR ") in reports
         ]
         facts += [record_fact(i, case) for i in stated[: 2 * MOST]]
         if len(stated) > 2 * MOST:
@@ -72,7 +70,7 @@ class ReadAnnotations(CaseTool):
                 )
             )
         if not facts:
-            raise NotApplicable(f"no outline and no stated measurement came with {', '.join(s.handle for s in studies) if uids else 'the case'}",
+            raise NotApplicable(f"no outline and no stated measurement came with {', '.join(s.handle for s in studies)}",
                                 "ask for a segmentation, or send the SEG, RTSTRUCT or SR")  # fmt: skip
         return Reply(text="\n".join(f.statement for f in facts), facts=facts, missing=missing)
 

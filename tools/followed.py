@@ -68,9 +68,16 @@ def examination(lesions: Sequence[Made], date: str, patient_id: str = "COURSE", 
     sources = [pydicom.dcmread(io.BytesIO(f)) for f in files]
     frame = generate_uid()
     for one_file in sources:
-        one_file.FrameOfReferenceUID = frame
+        one_file.FrameOfReferenceUID, one_file.PositionReferenceIndicator = frame, ""
+        one_file.SeriesNumber, one_file.Manufacturer, one_file.ImageType = (
+            1,
+            "Consilium (made up)",
+            ["ORIGINAL", "PRIMARY", "AXIAL"],
+        )
         for empty in ("PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyTime", "ReferringPhysicianName"):
-            setattr(one_file, empty, "")
+            setattr(
+                one_file, empty, "" if empty not in ("StudyID", "StudyTime") else {"StudyID": "1", "StudyTime": "120000"}[empty]
+            )
     written = [_bytes(s) for s in sources]
     if outlined and lesions:
         written.append(_bytes(outline(sources, lesions, masks, frame_of_reference)))

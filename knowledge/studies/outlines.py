@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from knowledge.errors import KnowledgeError
 from knowledge.evidence import Coding
 from knowledge.studies.archive import Archive
-from knowledge.studies.content import coding
+from knowledge.studies.content import SR_CLASSES, coding
 from knowledge.studies.dicom import BROKEN
 from knowledge.studies.model import Series, Study
 from knowledge.studies.query import DicomIndex
@@ -38,6 +38,8 @@ class Outline:
     """Series Instance UID of the image that it was drawn on; empty where it names none."""
     frame_of_reference: str
     mask: Callable[[], Volume]
+    ours: bool = False
+    """True for what this program exported before."""
 
     @property
     def words(self) -> str:
@@ -60,12 +62,33 @@ def outlines(archive: Archive, study: Study) -> list[Outline]:
     return found
 
 
+def reports_of_others(archive: Archive, study: Study) -> set[str]:
+    """SOP Instance UIDs of a study's structured reports, without those that this program exported."""
+    if study.study_instance_uid is None:
+        return set()
+    found = set()
+    for stored in DicomIndex(archive).stored(study.study_instance_uid):
+        if stored.place.get("frames") or not stored.sop_class.startswith(SR_CLASSES):
+            continue
+        try:
+            header = pydicom.dcmread(stored.path, stop_before_pixels=True, force=True, specific_tags=["Manufacturer"])
+        except (*BROKEN, OSError):
+            continue
+        if not _ours(header):
+            found.add(stored.sop_uid)
+    return found
+
+
 def _header(archive: Archive, study_uid: str, series_uid: str) -> Dataset | None:
     stored = DicomIndex(archive).stored(study_uid, series_uid)
     try:
         return pydicom.dcmread(io.BytesIO(stored[0].path.read_bytes()), force=True) if stored else None
     except (*BROKEN, OSError, KnowledgeError):
         return None
+
+
+def _ours(header: Dataset) -> bool:
+    return str(header.get("Manufacturer") or "").startswith("Consilium (research")
 
 
 def _segment(archive: Archive, series: Series, header: Dataset) -> list[Outline]:
@@ -93,7 +116,7 @@ def _segment(archive: Archive, series: Series, header: Dataset) -> list[Outline]
         region=[*coding(region), *(coding(region[0].get("AnatomicRegionModifierSequence")) if region else [])],
         tracking=tracking if tracking[1] else None, by=f"{one.get('SegmentAlgorithmType') or ''} {name}".strip(),
         on=str(referenced[0].get("SeriesInstanceUID") or "") if referenced else "",
-        frame_of_reference=str(header.get("FrameOfReferenceUID") or ""), mask=lambda: archive.volume(series.id),
+        frame_of_reference=str(header.get("FrameOfReferenceUID") or ""), mask=lambda: archive.volume(series.id), ours=_ours(header),
     )]  # fmt: skip
 
 
@@ -119,7 +142,7 @@ def _structures(archive: Archive, series: Series, header: Dataset) -> list[Outli
             region=coding(observed.get("AnatomicRegionSequence")), tracking=tracking if tracking[1] else None,
             by=str(roi.get("ROIGenerationAlgorithm") or ""), on=on,
             frame_of_reference=str(roi.get("ReferencedFrameOfReferenceUID") or header.get("FrameOfReferenceUID") or ""),
-            mask=_one_of(archive, series, label),
+            mask=_one_of(archive, series, label), ours=_ours(header),
         ))  # fmt: skip
     return found
 

@@ -1,8 +1,10 @@
 """Studies: take in, list, show, look at, delete; and the patient's timeline."""
 
+import io
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from datetime import date
 from functools import partial
@@ -32,7 +34,8 @@ from knowledge.studies.unpack import Incoming, from_stream, opened_again
 from serving.api.deps import Caller, Granted, HouseDep, OutboxDep
 from serving.errors import Problem
 from serving.house import House
-from tools.export.seg import as_seg, bundle_of
+from tools.export.drawn import drawing_of
+from tools.export.objects import OBJECTS, Form, made
 from tools.models.masks import mask_files
 
 router = APIRouter(tags=["studies"])
@@ -264,35 +267,57 @@ class Confirmed(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     confirmed_by: str = Field(min_length=2, max_length=128)
+    forms: list[Form] = Field(default=["seg"], min_length=1, max_length=5)
 
 
 @router.get("/v1/studies/{study_id}/series/{series_id}/masks/{name}/seg.dcm", operation_id="mask_seg", summary="A mask as DICOM SEG",
             response_class=Response, responses={200: {"content": {"application/dicom": {}}}})  # fmt: skip
 def mask_seg(house: HouseDep, who: Caller, study_id: str, series_id: str, name: str) -> Response:
     """One segment for each region. 422 where the source isn't DICOM."""
-    return Response(_seg(house, study_id, series_id, name), media_type="application/dicom")
+    return Response(_objects(house, study_id, series_id, name, "seg")[0], media_type="application/dicom")
+
+
+@router.get("/v1/studies/{study_id}/series/{series_id}/masks/{name}/dicom", operation_id="mask_dicom", summary="A mask as DICOM objects",
+            response_class=Response, responses={200: {"content": {"application/dicom": {}, "application/zip": {}}}})  # fmt: skip
+def mask_dicom(house: HouseDep, who: Caller, study_id: str, series_id: str, name: str, form: Form = "seg") -> Response:
+    """`form`: seg, sr (TID 1500), rtstruct, ko (key objects), sc (key images as pictures, in a zip). 422 where the source isn't DICOM."""
+    files = _objects(house, study_id, series_id, name, form)
+    if form == "sc":
+        return Response(_zipped(files), media_type="application/zip")
+    return Response(files[0], media_type="application/dicom")
 
 
 @router.post("/v1/studies/{study_id}/series/{series_id}/masks/{name}/store", status_code=201, operation_id="store_mask",
-             summary="Keep a mask in the archive as DICOM SEG")  # fmt: skip
+             summary="Keep a mask in the archive as DICOM objects")  # fmt: skip
 def store_mask(
     house: HouseDep, outbox: OutboxDep, who: Caller, study_id: str, series_id: str, name: str, confirmed: Confirmed
 ) -> Import:
-    """From then on DICOMweb gives it out beside its source. Who confirmed it stands in the audit."""
-    data = _seg(house, study_id, series_id, name)
-    done = house.archive.add([Incoming("seg.dcm", data)], by=who)
+    """From then on they are series of the study, and DICOMweb gives them out beside its source. Who confirmed it stands in the audit."""
+    files = [f for form in dict.fromkeys(confirmed.forms) for f in _objects(house, study_id, series_id, name, form)]
+    done = house.archive.add([Incoming(f"{n}.dcm", f) for n, f in enumerate(files)], by=who)
     if done.rejected:
         raise Refused(done.rejected[0].reason)
-    house.archive.note(who, "store result", study_id, {"kind": "SEG", "confirmed_by": confirmed.confirmed_by, "mask": name})
+    kinds = "/".join(OBJECTS[f] for f in dict.fromkeys(confirmed.forms))
+    house.archive.note(who, "store result", study_id, {"kind": kinds, "confirmed_by": confirmed.confirmed_by, "mask": name})
     series = series_of(house, study_id, series_id)
     outbox.route("mask", {"study_id": study_id, "series_id": series.id, "name": name}, confirmed.confirmed_by, who)
     return done
 
 
-def _seg(house: House, study_id: str, series_id: str, name: str) -> bytes:
+def _zipped(files: list[bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, data in enumerate(files, 1):
+            archive.writestr(f"{number:02d}.dcm", data)
+    return packed.getvalue()
+
+
+def _objects(house: House, study_id: str, series_id: str, name: str, form: Form) -> list[bytes]:
     series = series_of(house, study_id, series_id)
-    bundle = bundle_of(house.resources.catalogue, name)
-    return as_seg(house.archive, house.archive.study(study_id), series, bundle, mask_path(house, series, name))
+    drawing = drawing_of(
+        house.archive, house.resources.catalogue, house.archive.study(study_id), series, mask_path(house, series, name)
+    )
+    return made(drawing, form)
 
 
 @router.get("/v1/studies/{study_id}/series/{series_id}/volume.nii.gz", operation_id="volume_nifti", summary="A series as NIfTI",

@@ -212,6 +212,8 @@ def _drawn(bench: Bench, study: Study, target: str | None) -> tuple[list[Outline
         lesion = bool(_LESION.search(one.words)) or any(c.code in ("49755003", "M-01000") for c in one.kind)
         if (lesion if general else wanted in one.words.lower()) and not _misplaced(study, one, missing):
             found.append(one)
+    if any(not o.ours for o in found):
+        found = [o for o in found if not o.ours]  # what was exported from these outlines isn't another reading
     return found, missing
 
 
@@ -258,7 +260,20 @@ def _as_drawn(bench: Bench, study: Study, day: date, drawn: list[Outline], missi
             found.append(plain)  # its author follows it as one, in however many pieces
         else:
             found += [replace(plain, mask=m) for m in lesions(mask)]
-    return sorted(found, key=lambda x: -int(x.mask.array.sum())), image, volume
+    kept: list[Lesion] = []
+    for region in sorted(found, key=lambda x: -int(x.mask.array.sum())):
+        if not any(_dice(region, other) >= SAME for other in kept):  # the same lesion as SEG and as RTSTRUCT, say
+            kept.append(region)
+    return kept, image, volume
+
+
+SAME = 0.8
+"""Dice from which two outlines of one study are the same lesion, drawn twice."""
+
+
+def _dice(a: Lesion, b: Lesion) -> float:
+    both = int((a.mask.array & b.mask.array).sum())
+    return 2 * both / (int(a.mask.array.sum()) + int(b.mask.array.sum()))
 
 
 def organ_in(words: str) -> str:
