@@ -47,7 +47,7 @@ $(INTEROP): tests/interop/requirements.txt  # the real clients of others, beside
 	touch $(INTEROP)
 
 interop-test: setup $(INTEROP)  # what others wrote, unchanged: dicomweb-client, OHIF in Chromium, dcmtk, Orthanc, Medplum, MCP conformance and client, hl7apy, schemathesis
-	command -v chromium storescu Orthanc >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium dcmtk orthanc >/dev/null; }
+	for p in chromium storescu Orthanc dciodvfy; do command -v $$p >/dev/null || missing=1; done; test -z "$$missing" || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium dcmtk dicom3tools orthanc >/dev/null; }
 	$(PY) -m pytest -m interop tests/interop
 
 DOCS := .docs/.ready

@@ -12,6 +12,7 @@ import typer
 
 from serving.cli_guidelines import app as guidelines
 from serving.cli_llm import app as llm
+from serving.cli_similar import app as similar
 from serving.cli_tools import app as tools
 
 if TYPE_CHECKING:
@@ -27,7 +28,15 @@ app = typer.Typer(name="consilium", no_args_is_help=True, pretty_exceptions_show
 models = typer.Typer(no_args_is_help=True, help="The imaging models.")
 audit = typer.Typer(no_args_is_help=True, help="What was done to the archive.")
 keys = typer.Typer(no_args_is_help=True, help="Keys to the server.")
-for name, group in {"guidelines": guidelines, "tools": tools, "models": models, "keys": keys, "llm": llm, "audit": audit}.items():
+for name, group in {
+    "guidelines": guidelines,
+    "tools": tools,
+    "models": models,
+    "keys": keys,
+    "llm": llm,
+    "audit": audit,
+    "similar": similar,
+}.items():
     app.add_typer(group, name=name)
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder; left out: the user's data folder.")]

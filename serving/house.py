@@ -26,6 +26,7 @@ from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
 from knowledge.reporting.drafts import DraftStore
 from knowledge.response.store import ResponseStore
+from knowledge.similar import CaseIndex
 from knowledge.studies.archive import Archive
 from knowledge.studies.frames import Scale, Shown, run_of, shown, values_of
 from knowledge.studies.nifti import read_mask
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 log = logging.getLogger("consilium.serving")
+SIMILAR = "find_similar_cases"
+"""The one tool that sees other patients: closed unless switched on, and then for the roles named alone."""
 ROLE: ContextVar[str | None] = ContextVar("role", default=None)
 """The role of the key that the request in hand came with."""
 
@@ -154,10 +157,19 @@ class House:
 
     def close(self) -> None:
         """Let go of files and connections, once nothing runs any more."""
-        stores = (self.archive, self.memory, self.tokens, self.resources.drafts, self.resources.teaching)
+        stores = (
+            self.archive,
+            self.memory,
+            self.tokens,
+            self.resources.drafts,
+            self.resources.responses,
+            self.resources.teaching,
+        )
         for store in stores:
             store.engine.dispose()
         self.resources.guidelines.close()
+        if self.resources.cases is not None:
+            self.resources.cases.close()
 
     def warm(self) -> None:
         """Load what the first question needs, in the background."""
@@ -232,6 +244,8 @@ def lets_of(settings: Settings) -> Callable[[str], bool]:
     """Whether a tool is switched on, and the role in hand may use it."""
 
     def lets(name: str) -> bool:
+        if name == SIMILAR and not (settings.similar_cases and ROLE.get() in settings.similar_for):
+            return False
         return name not in settings.tools_off and (name not in settings.tools_for or ROLE.get() in settings.tools_for[name])
 
     return lets
@@ -260,11 +274,14 @@ def build(settings: Settings) -> House:
     finder = embedder if settings.embedder == "minilm" else embedder_of(settings.embedder, settings.embedder_url, key)
     guidelines = GuidelineIndex(data / "guidelines", finder, settings.chroma_url,
                                 reranker_of(settings.reranker, settings.reranker_url, key))  # fmt: skip
-    resources = Resources(catalogue, guidelines, embedder, RecordSearch(embedder),
-                          vision, RuleBook(data / "rules"), DraftStore(settings.database_url or data / "drafts.db"),
-                          ResponseStore(settings.database_url or data / "responses.db"), TeachingStore(settings.database_url or data / "teaching.db"),
-                          HouseStyle(settings.report_templates or data / "templates", settings.report_language, settings.report_style), joined_of(settings),
-                          lets_of(settings), wrapped_of(settings, archive.root))  # fmt: skip
+    cases = CaseIndex(data / "similar", settings.chroma_url) if settings.similar_cases else None
+    resources = Resources(
+        catalogue, guidelines, embedder, RecordSearch(embedder), vision, RuleBook(data / "rules"),
+        drafts=DraftStore(settings.database_url or data / "drafts.db"), responses=ResponseStore(settings.database_url or data / "responses.db"), cases=cases,
+        teaching=TeachingStore(settings.database_url or data / "teaching.db"),
+        house_style=HouseStyle(settings.report_templates or data / "templates", settings.report_language, settings.report_style),
+        joined=joined_of(settings), lets=lets_of(settings), wrapped=wrapped_of(settings, archive.root),
+    )  # fmt: skip
     memory = Memory(settings.conversations_url or data / "conversations.db")
     builtin = (BuiltinPlanner.of(embedder), PlannerRef(kind="builtin", model=NAME))
     assistant = Assistant(archive, resources, memory, model, ref, settings.conversations_url or data / "checkpoints.db",

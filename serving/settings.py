@@ -128,6 +128,13 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='HTTP services whose operations join as tools: {"lab": {"spec": "lab-openapi.json", "url": "http://127.0.0.1:9001"}}.',
     )
+    similar_cases: bool = Field(
+        False, description="Let `find_similar_cases` look at other patients' studies of this archive, de-identified."
+    )
+    similar_for: list[str] = Field(
+        default_factory=list,
+        description="Roles of keys that may use `find_similar_cases` (see `consilium keys create --role`); nobody by default.",
+    )
     tools_off: list[str] = Field(default_factory=list, description="Names of tools that nobody may use.")
     tools_for: dict[str, list[str]] = Field(
         default_factory=dict,

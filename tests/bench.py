@@ -136,7 +136,16 @@ def main() -> None:
         figures["ready_s"] = statistics.median(ready(data, 8462 + n) for n in range(3))
         figures |= asyncio.run(talks(data))
         figures |= streamed(data, 8470)
-    from tests import bench_agent, bench_dicomweb, bench_guidelines, bench_intake, bench_models, bench_network, bench_page
+    from tests import (
+        bench_agent,
+        bench_course,
+        bench_dicomweb,
+        bench_guidelines,
+        bench_intake,
+        bench_models,
+        bench_network,
+        bench_page,
+    )
 
     figures |= (
         bench_models.figures()
@@ -146,6 +155,7 @@ def main() -> None:
         | bench_guidelines.figures()
         | bench_agent.figures()
         | bench_page.figures()
+        | bench_course.figures()
     )
     figures = {k: round(v, 4) for k, v in figures.items()}
     args.out.write_text(json.dumps({"cpus": os.cpu_count(), "figures": figures}, indent=1) + "\n")

@@ -174,6 +174,9 @@ def main() -> None:
 
         result |= {"held_out_gliomas": volumes(), "foreign_pictures": foreign_pictures(), "models": cards()}
         result |= {"which_series": eval_intake.scores()}
+        from tests import eval_course
+
+        result["course_of_made_pairs"] = eval_course.course_scores()
     else:
         print("../shared isn't beside this checkout: the held-out volumes and the shared questions were skipped")
     with ExitStack() as stack:

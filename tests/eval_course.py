@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 from knowledge.studies.model import Geometry, Series, Study, StudySource
 from knowledge.studies.volume import Volume
 from tests.conftest import shared
+from tests.eval import wilson
 from tools.course.lesions import Found, Lesion
 from tools.course.matching import match
 from tools.course.registration import Image, Registration, register
@@ -313,15 +314,6 @@ def _errors(score: Score, pair: Pair, registration: Registration, found: set[tup
             score.grown, score.grown_told = score.grown + 1, score.grown_told + more
 
 
-def wilson(right: int, of: int) -> list[float]:
-    """95 % interval of a share (Wilson)."""
-    if not of:
-        return [0.0, 1.0]
-    z, p = 1.96, right / of
-    middle, half = p + z**2 / (2 * of), z * ((p * (1 - p) + z**2 / (4 * of)) / of) ** 0.5
-    return [round((middle - half) / (1 + z**2 / of), 4), round((middle + half) / (1 + z**2 / of), 4)]
-
-
 def course_scores(pairs: int = PAIRS, told: Callable[[str], None] = lambda words: None) -> dict[str, Any]:
     """Match F1, error of change, false growth, on made pairs; intervals by resampling pairs, or Wilson's."""
     score = scored(range(pairs), told)
@@ -333,9 +325,9 @@ def course_scores(pairs: int = PAIRS, told: Callable[[str], None] = lambda words
         "match_f1": round(2 * score.right / (score.true + score.told), 4), "match_f1_interval": [round(float(v), 4) for v in np.percentile(f1s, [2.5, 97.5])],
         "diameter_change_error_percent": {"median": round(float(np.median(score.errors)), 2), "p95": round(float(np.percentile(score.errors, 95)), 2)},
         "volume_change_error_percent": {"median": round(float(np.median(score.volume_errors)), 2), "p95": round(float(np.percentile(score.volume_errors, 95)), 2)},
-        "false_growth": round(score.false_growth / max(score.still, 1), 4), "false_growth_interval": wilson(score.false_growth, score.still), "unchanged_lesions": score.still,
+        "false_growth": round(score.false_growth / max(score.still, 1), 4), "false_growth_interval": [round(v, 4) for v in wilson(score.false_growth, score.still)], "unchanged_lesions": score.still,
         "false_shrinkage": round(score.false_shrinkage / max(score.still, 1), 4),
-        "growth_told": round(score.grown_told / max(score.grown, 1), 4), "growth_told_interval": wilson(score.grown_told, score.grown), "grown_lesions": score.grown,
+        "growth_told": round(score.grown_told / max(score.grown, 1), 4), "growth_told_interval": [round(v, 4) for v in wilson(score.grown_told, score.grown)], "grown_lesions": score.grown,
         "target_error_mm": {"median": round(float(np.median(score.target_mm)), 2), "p95": round(float(np.percentile(score.target_mm, 95)), 2)},
         "refused": score.refused, "seconds_a_pair_median": round(float(np.median(score.seconds)), 2),
     }  # fmt: skip

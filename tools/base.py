@@ -24,6 +24,7 @@ from knowledge.guidelines.search import GuidelineIndex
 from knowledge.records.search import RecordSearch
 from knowledge.reporting.drafts import DraftStore
 from knowledge.response.store import ResponseStore
+from knowledge.similar import CaseIndex
 from knowledge.teaching.sessions import TeachingStore
 from tools.conflicts import Clash, clashes
 from tools.errors import NotApplicable, ToolError, TryAgain
@@ -148,6 +149,8 @@ class Resources:
     rules: RuleBook = field(default_factory=RuleBook)
     drafts: DraftStore = field(default_factory=DraftStore)
     responses: ResponseStore = field(default_factory=ResponseStore)
+    cases: CaseIndex | None = None
+    """The archive's studies by what networks see of them; None where the hospital hasn't switched it on."""
     teaching: TeachingStore = field(default_factory=TeachingStore)
     house_style: HouseStyle = field(default_factory=HouseStyle)
     joined: tuple[type["CaseTool"], ...] = ()

@@ -26,6 +26,7 @@ CHANGE = {
 COURSE = Coding(system=OWN, code="course-over-time", display="Course of a quantity over studies")
 TARGET_SUM = Coding(system=OWN, code="sum-of-targets", display="Sum of the target lesions")
 DRAWN = Coding(system=OWN, code="outlines-of-others", display="Outlines that came with a study")
+SIMILAR = Coding(system=OWN, code="similar-case", display="Similar case of the archive, de-identified")
 ALIGNMENT = Coding(system=OWN, code="image-alignment", display="Alignment of two studies")
 LESION_EVENT = Coding(system=OWN, code="lesion-over-time", display="What became of a lesion between studies")
 DOUBLING_TIME = Coding(system=OWN, code="volume-doubling-time", display="Volume doubling time")

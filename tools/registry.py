@@ -38,13 +38,14 @@ from tools.reporting.drafting import DraftReport
 from tools.reports import RetrieveReports
 from tools.rules import ApplyGuideline
 from tools.segment import Segment
+from tools.similar import FindSimilarCases
 from tools.studies import ExplainImageMetadata, ListStudies
 from tools.teaching.quiz import EducationQuiz
 
 log = logging.getLogger("consilium.tools")
 IN_THE_BOX: list[type[CaseTool]] = [
     ListStudies, ExplainImageMetadata, Segment, Detect, Classify, Measure, CompareStudies, ReadAnnotations, Radiomics, Look, RetrieveReports, PatientRecord, SearchGuidelines,
-    ApplyGuideline, DifferentialDiagnosis, ImagingSigns, DraftReport, CheckReport, EducationQuiz, FollowUpTool,
+    ApplyGuideline, DifferentialDiagnosis, ImagingSigns, DraftReport, CheckReport, EducationQuiz, FollowUpTool, FindSimilarCases,
 ]  # fmt: skip
 GROUP = "consilium.tools"
 LOOK_S = 1.0

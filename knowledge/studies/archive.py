@@ -389,6 +389,19 @@ class Archive:
                 raise NotFound("there is no such patient in the archive", "list the studies")
             return Patient(id=row.id, birth_date=row.birth_date, sex=row.sex)
 
+    def identifying(self, patient_id: str) -> list[str]:
+        """Names and identifiers of a patient, as files and headers have them: to be taken out of texts, never shown."""
+        from knowledge.studies.tags import StudyTags, first
+
+        with Session(self.engine) as session:
+            row = session.get(PatientRow, patient_id)
+            told = [] if row is None else [row.id, row.shared_id, row.name]
+            for tags in session.scalars(
+                select(StudyTags).join(StudyRow, StudyRow.id == StudyTags.study_id).where(StudyRow.patient_id == patient_id)
+            ):
+                told += [first(tags.data, "PatientName"), tags.accession]
+        return list(dict.fromkeys(w.replace("^", " ").strip() for w in told if w and w.strip()))
+
     def studies(self, patient_id: str | None = None, modality: str | None = None, since: str | None = None, until: str | None = None,
                 limit: int | None = None, offset: int = 0, headers: bool = False) -> list[Study]:  # fmt: skip
         """Studies, by patient oldest first, or of all patients newest first; `since` and `until` are ISO dates, both included."""

@@ -214,6 +214,8 @@ def delete_study(house: HouseDep, who: Caller, study_id: str) -> None:
     house.archive.delete(study_id, who)
     house.resources.drafts.forget_study(study_id, patient_id)
     house.resources.responses.forget_study(study_id, patient_id)
+    if house.resources.cases is not None:
+        house.resources.cases.forget([study_id])
 
 
 def series_of(house: House, study_id: str, series_id: str) -> Series:

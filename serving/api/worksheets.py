@@ -2,14 +2,15 @@
 
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from knowledge.evidence import Frozen
+from knowledge.evidence import Frozen, Kind
 from knowledge.response.model import Criteria, Role, Worksheet
 from knowledge.response.scoring import changed
 from serving.api.deps import Caller, HouseDep
 from serving.house import House
+from tools.export.tables import MEASUREMENTS, MEDIA, WORKSHEET, TableForm, as_table, measurement_rows, worksheet_rows
 
 router = APIRouter(tags=["worksheets"])
 BANNER = "Research use only. Not a medical device. A reader has to check targets and sums."
@@ -73,6 +74,27 @@ def change_worksheet(house: HouseDep, who: Caller, worksheet_id: str, change: Wo
     before = house.resources.responses.get(worksheet_id)
     made = changed(before, house.resources.rules, change.roles, change.baseline, change.criteria, change.measure, change.answers)
     return _shown(house, house.resources.responses.change(made, change.version))
+
+
+@router.get("/v1/worksheets/{worksheet_id}/export", operation_id="export_worksheet", summary="A worksheet as CSV or Parquet", response_class=Response,
+            responses={200: {"content": {m: {} for m in MEDIA.values()}}})  # fmt: skip
+def export_worksheet(house: HouseDep, who: Caller, worksheet_id: str, form: TableForm = "csv") -> Response:
+    """A row for each lesion on each study; days from the first study instead of dates, no identity."""
+    sheet = house.resources.responses.get(worksheet_id)
+    return Response(as_table(worksheet_rows(sheet), WORKSHEET, form), media_type=MEDIA[form])
+
+
+@router.get("/v1/patients/{patient_id}/measurements", operation_id="export_measurements", summary="All measurements of a patient as CSV or Parquet",
+            response_class=Response, responses={200: {"content": {m: {} for m in MEDIA.values()}}})  # fmt: skip
+def export_measurements(house: HouseDep, who: Caller, patient_id: str, form: TableForm = "csv") -> Response:
+    """Every measurement that an answer or a tool gave on the patient's images, under a pseudonym, with days from the first study."""
+    house.archive.patient(patient_id)
+    rows = measurement_rows(
+        house.memory.of_patient(patient_id, Kind.MEASUREMENT),
+        house.archive.studies(patient_id),
+        house.archive.vault.patient(patient_id),
+    )
+    return Response(as_table(rows, MEASUREMENTS, form), media_type=MEDIA[form])
 
 
 def _shown(house: House, sheet: Worksheet) -> ShownWorksheet:

@@ -278,6 +278,29 @@ class Bundle:
             by_kind.setdefault(kind, []).append(np.sqrt(np.maximum(squared, 0) / away.shape[1]))
         return np.asarray(np.min([np.max(stages, axis=0) for stages in by_kind.values()], axis=0))
 
+    def embedding_of(self, features: "dict[str, np.ndarray]") -> "np.ndarray | None":
+        """The features of all stages in spreads of the training data, each image's of length one [N, features]; None without a measure."""
+        if not self._novelty:
+            return None
+        parts = []
+        for kind, stage in sorted(self._measures):
+            name = f"{kind}/{stage}" if kind else stage
+            spread = np.sqrt(np.maximum(np.diag(self._novelty[f"{name}.precision"].numpy()), 1e-12))
+            parts.append((features[stage] - self._novelty[f"{name}.mean"].numpy()) * spread / np.sqrt(features[stage].shape[1]))
+        joined = np.concatenate(parts, axis=1)
+        return np.asarray(joined / np.maximum(np.linalg.norm(joined, axis=1, keepdims=True), 1e-9), np.float32)
+
+    def embedded(self, given: "MetaTensor") -> "np.ndarray | None":
+        """`embedding_of` a volume as the network is shown it (`ready`)."""
+        import torch
+
+        if not self._novelty:
+            return None
+        with self._lock, torch.inference_mode(), self._watched(self.stages) as found:
+            self.network(given.as_tensor()[None].float())
+        made = self.embedding_of(found)
+        return None if made is None else made[0]
+
     def novelty_of(self, given: "MetaTensor") -> float | None:
         """How foreign a volume is to the network, as the network is shown it (`ready`); None where the bundle can't tell."""
         import torch

@@ -46,12 +46,7 @@ def segment(folder: str, files: Sequence[str | None], affine: np.ndarray, mirror
     from monai.data import MetaTensor
 
     bundle = bundle_of(folder)
-    whole = [None if f is None else np.load(f, mmap_mode="r") for f in files]
-    there = next(w for w in whole if w is not None)
-    data = np.zeros((len(whole), *there.shape), np.float32)
-    for channel, array in zip(data, whole, strict=True):
-        if array is not None:
-            channel[:] = array
+    data, there = _loaded(files)
     image = MetaTensor(torch.from_numpy(data), affine=torch.from_numpy(affine))
     prepared, given = bundle.ready(image)
     novelty = bundle.novelty_of(given)
@@ -73,6 +68,38 @@ def segment(folder: str, files: Sequence[str | None], affine: np.ndarray, mirror
         if "threshold" not in bundle.config:
             break  # a network of classes that exclude each other has one outline
     return Segmented(made, novelty, _peak(), certainty)
+
+
+def _loaded(files: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
+    """The channels [C, X, Y, Z] (zeros for a sequence that isn't there), and the first that is."""
+    whole = [None if f is None else np.load(f, mmap_mode="r") for f in files]
+    there = next(w for w in whole if w is not None)
+    data = np.zeros((len(whole), *there.shape), np.float32)
+    for channel, array in zip(data, whole, strict=True):
+        if array is not None:
+            channel[:] = array
+    return data, there
+
+
+def embed_volume(folder: str, files: Sequence[str | None], affine: np.ndarray) -> np.ndarray | None:
+    """What the network's stages see of a volume, of length one (`Bundle.embedding_of`); None where the bundle has no measure of them."""
+    import torch
+    from monai.data import MetaTensor
+
+    bundle = bundle_of(folder)
+    data, _ = _loaded(files)
+    _, given = bundle.ready(MetaTensor(torch.from_numpy(data), affine=torch.from_numpy(affine)))
+    return bundle.embedded(given)
+
+
+def embed_slices(folder: str, slices: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The same of slices [1, rows, columns]: their mean."""
+    import torch
+
+    bundle = bundle_of(folder)
+    _, features = bundle.forward([torch.from_numpy(np.ascontiguousarray(s, np.float32)) for s in slices], bundle.stages)
+    made = bundle.embedding_of(features)
+    return None if made is None else np.asarray(made.mean(0) / max(float(np.linalg.norm(made.mean(0))), 1e-9), np.float32)
 
 
 def patch(folder: str, pixels: np.ndarray) -> tuple[np.ndarray, float | None]:
