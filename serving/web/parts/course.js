@@ -8,7 +8,7 @@ import { quantity, t } from '/web/lib/words.js';
 
 const [WIDE, TALL, EDGE] = [440, 210, { left: 40, right: 14, top: 12, bottom: 34 }];
 
-export function Curve({ course }) {
+export function Curve({ course, plain = false }) {
   const { x, y, ticks } = plotted(course, WIDE, TALL, EDGE);
   const points = course.lines[0].points;
   const runs = (line) => line.points.reduce((all, p, k) => { if (p.value === null) all.push([]); else all.at(-1).push([x(k), y(p.value)]); return all; }, [[]]).filter((r) => r.length);
@@ -19,9 +19,9 @@ export function Curve({ course }) {
       ${runs(line).map((run, k) => html`<polyline key=${k} class=${line.name === 'sum' ? 'total' : ''} points=${run.map((p) => p.join(',')).join(' ')} />`)}
       ${line.points.map((p, k) => p.value !== null && html`<g key=${k}>${p.interval && html`<line x1=${x(k)} x2=${x(k)} y1=${y(p.interval[0])} y2=${y(p.interval[1])} />`}
         <circle cx=${x(k)} cy=${y(p.value)} r="3.5"><title>${line.name}, ${p.date}: ${quantity(p.value, course.unit)}</title></circle></g>`)}</g>`)}</svg>
-    <table><caption>${readable(course.quantity)} (${course.unit})</caption><thead><tr><th scope="col"></th>${points.map((p) => html`<th scope="col" key=${p.study}>${p.study}<br />${p.date}</th>`)}</tr></thead>
+    ${!plain && html`<table><caption>${readable(course.quantity)} (${course.unit})</caption><thead><tr><th scope="col"></th>${points.map((p) => html`<th scope="col" key=${p.study}>${p.study}<br />${p.date}</th>`)}</tr></thead>
       <tbody>${course.lines.map((line, n) => html`<tr key=${line.name}><th scope="row"><svg class="dot" viewBox="0 0 8 8" aria-hidden="true"><circle cx="4" cy="4" r="4" fill=${colour(n)} /></svg>${line.name === 'sum' ? t('sum') : line.name}</th>
-        ${line.points.map((p, k) => html`<td key=${k}>${p.value === null ? '–' : p.value}${p.interval ? html` <small>${p.interval[0]}–${p.interval[1]}</small>` : ''}${p.note && html` <small>${t(`states.${p.note}`) ?? p.note}</small>`}</td>`)}</tr>`)}</tbody></table></figure>`;
+        ${line.points.map((p, k) => html`<td key=${k}>${p.value === null ? '–' : p.value}${p.interval ? html` <small>${p.interval[0]}–${p.interval[1]}</small>` : ''}${p.note && html` <small>${t(`states.${p.note}`) ?? p.note}</small>`}</td>`)}</tr>`)}</tbody></table>`}</figure>`;
 }
 
 const ROLES = ['target', 'non_target', 'new', 'ignored'];
@@ -55,7 +55,7 @@ export function WorksheetSheet({ id }) {
     <div class="row"><label>${t('criteria')} <select value=${sheet.criteria} onChange=${(e) => send({ criteria: e.target.value })}>${Object.entries(CRITERIA).map(([k, v]) => html`<option key=${k} value=${k}>${v}</option>`)}</select></label>
       <label>${t('baseline')} <select value=${sheet.baseline} onChange=${(e) => send({ baseline: e.target.value })}>${sheet.studies.slice(0, -1).map((s) => html`<option key=${s.handle} value=${s.handle}>${s.handle} · ${s.date}</option>`)}</select></label>
       ${sheet.criteria === 'rano_2_0' && html`<label>${t('measure_by')} <select value=${sheet.measure} onChange=${(e) => send({ measure: e.target.value })}><option value="diameters">${t('diameters')}</option><option value="volume">${t('volume')}</option></select></label>`}</div>
-    ${sheet.points.some((p) => p.total !== null) && html`<${Curve} course=${{ quantity: t('sum_of_targets'), unit: shown.unit, lines, nadir: shown.nadir }} />`}
+    ${sheet.points.some((p) => p.total !== null) && html`<${Curve} course=${{ quantity: t('sum_of_targets'), unit: shown.unit, lines, nadir: shown.nadir }} plain />`}
     <div class="wide" tabindex="0"><table class="lesions"><thead><tr><th scope="col">${t('lesion')}</th><th scope="col">${t('counts_as')}</th>${sheet.studies.map((s) => html`<th scope="col" key=${s.handle}>${s.handle}<br />${s.date}</th>`)}</tr></thead>
       <tbody>${sheet.lesions.map((l) => html`<tr key=${l.name} class=${l.role}><th scope="row">${l.name}<br /><small>${l.organ}${l.node ? '' : ''}</small></th>
         <td><select aria-label="${l.name}: ${t('counts_as')}" value=${l.role} onChange=${(e) => send({ roles: { [l.name]: e.target.value } })}>${ROLES.map((r) => html`<option key=${r} value=${r}>${t(`roles.${r}`)}</option>`)}</select><br /><small>${l.why}</small></td>
