@@ -37,15 +37,13 @@ from serving.access.keys import KeyRing
 from serving.access.tokens import TokenStore
 from serving.settings import Settings
 from tools.apart import apart
-from tools.base import CaseTool, HouseStyle, Resources, Vision
+from tools.base import CLOSED, CaseTool, HouseStyle, Resources, Vision
 from tools.models.catalogue import IN_THE_BOX, Catalogue
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 log = logging.getLogger("consilium.serving")
-SIMILAR = "find_similar_cases"
-"""The one tool that sees other patients: closed unless switched on, and then for the roles named alone."""
 ROLE: ContextVar[str | None] = ContextVar("role", default=None)
 """The role of the key that the request in hand came with."""
 
@@ -244,7 +242,7 @@ def lets_of(settings: Settings) -> Callable[[str], bool]:
     """Whether a tool is switched on, and the role in hand may use it."""
 
     def lets(name: str) -> bool:
-        if name == SIMILAR and not (settings.similar_cases and ROLE.get() in settings.similar_for):
+        if name in CLOSED and not (settings.similar_cases and ROLE.get() in settings.similar_for):
             return False
         return name not in settings.tools_off and (name not in settings.tools_for or ROLE.get() in settings.tools_for[name])
 

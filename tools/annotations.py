@@ -7,13 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from knowledge.evidence import Fact, ImageRef, Kind
 from knowledge.studies.model import Study
 from knowledge.studies.outlines import Outline, outlines, reports_of_others
-from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
+from tools.base import Bench, Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.concepts import DRAWN, LONG_AXIS, SHORT_AXIS, VOLUME
 from tools.course.lesions import Found, Lesion, drawn_on
 from tools.errors import NotApplicable
-from tools.models.masks import placed
+from tools.models.masks import newest_first, placed
 from tools.recorded import record_fact
 
+NAME = "read_annotations"
 MOST = 20
 """Outlines that are measured one by one."""
 
@@ -28,7 +29,7 @@ class AnnotationArguments(BaseModel):
 class ReadAnnotations(CaseTool):
     """Outlines and measurements that came with the studies."""
 
-    name: str = "read_annotations"
+    name: str = NAME
     description: str = (
         "What a radiologist or another program outlined or measured on the case's studies: DICOM segmentations and structure sets, measured here in true "
         "millimetres, and measurements stated in DICOM structured reports. Each with its author, as the object says."
@@ -83,7 +84,7 @@ class ReadAnnotations(CaseTool):
             return [], []
         facts = [self._list(study, there, found)] if found.lesions else []
         for lesion in found.lesions[:MOST]:
-            facts += self._measured(lesion)
+            facts += sizes_of(lesion)
         more = len(found.lesions) - MOST
         lacking = (
             [
@@ -103,31 +104,46 @@ class ReadAnnotations(CaseTool):
         kinds = sorted({o.series.modality for o in there})
         statement = f"{len(there)} outlines came with {study.handle} ({study.date or 'undated'}; {', '.join(kinds)}): {', '.join(sorted({_said(o.label) for o in there}))[:300]}. Drawn by: {', '.join(makers)[:120]}."
         return Fact(kind=Kind.FINDING, title=f"Outlines of {study.handle}", statement=statement, value={"outlines": len(there), "makers": makers}, code=DRAWN,
-                    source=self._ref(found.lesions[0]))  # fmt: skip
+                    source=_ref(found.lesions[0]))  # fmt: skip
 
-    def _ref(self, lesion: Lesion, ruler: bool = False) -> ImageRef:
-        plane = lesion.sizes.plane
-        line = [[round(x, 1), round(y, 1)] for x, y in plane.long_line] if ruler else None
-        return ImageRef(study_id=lesion.study.id, series_uid=lesion.series.series_uid, model=self.name, model_version=self.card.version,
-                        **placed(lesion.volume, plane.frame, [round(v, 1) for v in plane.box], line))  # fmt: skip
 
-    def _measured(self, lesion: Lesion) -> list[Fact]:
-        name, handle = _said(lesion.label), lesion.study.handle
-        rows = [
-            ("Volume", "volume", "mL", VOLUME, False),
-            ("Longest axial diameter", "diameter", "mm", LONG_AXIS, True),
-            ("Perpendicular diameter", "short", "mm", SHORT_AXIS, False),
-        ]
-        found = []
-        for title, quantity, unit, code, ruler in rows:
-            value, (low, high) = lesion.value(quantity), lesion.span(quantity)
-            digits = 2 if unit == "mL" and value < 10 else 1
-            statement = f"{title} of “{name}” as outlined on {handle} by {lesion.by}: {value:.{digits}f} {unit}; {low:.{digits}f} to {high:.{digits}f} {unit} by half a voxel at the edge."
-            found.append(Fact(kind=Kind.MEASUREMENT, title=f"{title} of {name}", statement=statement, value=round(value, digits), unit=unit,
-                              interval=[round(low, digits), round(high, digits)], code=code, source=self._ref(lesion, ruler)))  # fmt: skip
-        return found
+def measured_as_drawn(bench: Bench, handle: str | None, target: str | None) -> Reply | None:
+    """Sizes of the lesions that others outlined on the newest such study; None where none are drawn. For what no model outlines."""
+    for study in newest_first(bench.required_case, handle):
+        there = [o for o in outlines(bench.required_case.archive, study) if target is None or target.replace("_", " ").lower() in ("tumour", "tumor", "lesion")
+                 or target.lower() in o.words.lower()]  # fmt: skip
+        found = drawn_on(bench, study, there) if there else None
+        if found is not None and found.lesions:
+            facts = [f for x in found.lesions[:MOST] for f in sizes_of(x)]
+            return Reply(text="\n".join(f.statement for f in facts), facts=facts, missing=found.missing)
+    return None
+
+
+def sizes_of(lesion: Lesion) -> list[Fact]:
+    """Volume and both diameters of a lesion as it was drawn, each with its doubt and its slice."""
+    name, handle = _said(lesion.label), lesion.study.handle
+    rows = [
+        ("Volume", "volume", "mL", VOLUME, False),
+        ("Longest axial diameter", "diameter", "mm", LONG_AXIS, True),
+        ("Perpendicular diameter", "short", "mm", SHORT_AXIS, False),
+    ]
+    found = []
+    for title, quantity, unit, code, ruler in rows:
+        value, (low, high) = lesion.value(quantity), lesion.span(quantity)
+        digits = 2 if unit == "mL" and value < 10 else 1
+        statement = f"{title} of “{name}” as outlined on {handle} by {lesion.by}: {value:.{digits}f} {unit}; {low:.{digits}f} to {high:.{digits}f} {unit} by half a voxel at the edge."
+        found.append(Fact(kind=Kind.MEASUREMENT, title=f"{title} of {name}", statement=statement, value=round(value, digits), unit=unit,
+                          interval=[round(low, digits), round(high, digits)], code=code, source=_ref(lesion, ruler)))  # fmt: skip
+    return found
 
 
 def _said(label: str) -> str:
     """A label as it may stand in a sentence: letters, digits and a few signs, short."""
     return "".join(c for c in label if c.isalnum() or c in " -_().,/+")[:40].strip() or "outline"
+
+
+def _ref(lesion: Lesion, ruler: bool = False) -> ImageRef:
+    plane = lesion.sizes.plane
+    line = [[round(x, 1), round(y, 1)] for x, y in plane.long_line] if ruler else None
+    return ImageRef(study_id=lesion.study.id, series_uid=lesion.series.series_uid, model=NAME, model_version=ReadAnnotations.card.version,
+                    **placed(lesion.volume, plane.frame, [round(v, 1) for v in plane.box], line))  # fmt: skip

@@ -40,6 +40,10 @@ CONTRACT = "1"
 STILL_RUN = {"1"}
 
 
+CLOSED = frozenset({"find_similar_cases"})
+"""Tools that see other patients: off unless a server's settings open them for a role."""
+
+
 class Effect(StrEnum):
     """What a tool does to the world."""
 
@@ -155,7 +159,7 @@ class Resources:
     house_style: HouseStyle = field(default_factory=HouseStyle)
     joined: tuple[type["CaseTool"], ...] = ()
     """Tools of servers and services that the settings or installed packages name."""
-    lets: Callable[[str], bool] = field(default=lambda name: True)
+    lets: Callable[[str], bool] = field(default=lambda name: name not in CLOSED)
     """Whether the tool of this name is switched on, and whoever asks may use it."""
     wrapped: Callable[[type["CaseTool"]], type["CaseTool"]] = field(default=lambda tool: tool)
     """A tool as it is run here: by itself, or in a process of its own."""

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from knowledge.evidence import Coding, Fact, ImageRef, Kind
 from knowledge.studies.model import Geometry
 from knowledge.studies.volume import Volume
+from tools.annotations import measured_as_drawn
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.concepts import EXTENT, FROM_MIDLINE, INTENSITY, LONG_AXIS, PRODUCT, SHORT_AXIS, VOLUME
 from tools.errors import NotApplicable
@@ -67,8 +68,20 @@ class Measure(CaseTool):
     cost: ClassVar[Cost] = Cost(seconds=0.7, memory_mb=400)
 
     def answer(self, arguments: MeasureArguments) -> Reply:
-        done = segmentation(self.bench, arguments.study, arguments.target, arguments.at)
+        try:
+            done = segmentation(self.bench, arguments.study, arguments.target, arguments.at)
+        except NotApplicable:
+            drawn = measured_as_drawn(self.bench, arguments.study, arguments.target) if arguments.at is None else None
+            if drawn is None:
+                raise
+            return drawn
         region = region_of(done, arguments.target)
+        if (
+            not region.tumour
+            and arguments.target is None
+            and (drawn := measured_as_drawn(self.bench, arguments.study, None)) is not None
+        ):
+            return drawn  # a lesion that somebody outlined is what is meant, not an organ
         part = done.part(region)
         assert part is not None
         if not part.array.any():

@@ -14,7 +14,7 @@ from knowledge.evidence import CourseLine, CoursePoint, Fact, ImageRef, Kind, Or
 from knowledge.guidelines.rules import Rule
 from knowledge.reporting.drafts import now
 from knowledge.response.model import Criteria, Lesion, Role, State, TimePoint, Worksheet
-from knowledge.response.scoring import counted, scored
+from knowledge.response.scoring import RESPONSES, counted, scored
 from knowledge.response.store import new_id
 from knowledge.response.targets import chosen
 from tools.base import Bench, Made, Missing, Reply
@@ -160,11 +160,7 @@ def _category(
         f"no category yet; missing: {', '.join(m.replace('_', ' ') for m in point.missing)}" if point.missing else "no category"
     )
     inner = "; ".join(w for w in (sizes, shown) if w)
-    best = (
-        f" Best response so far: {sheet.best} (not confirmed by a second examination)."
-        if last and sheet.best and len(sheet.points) > 2
-        else ""
-    )
+    best = _best(sheet) if last and len(sheet.points) > 2 else ""
     statement = f"By {title}{version}, {point.study} ({point.date}) against baseline {sheet.baseline}: {head}{f' ({inner})' if inner else ''}. {point.text}{best}".strip()
     if not rule.checked:
         statement += " (This rule's facts await a check against the source.)"
@@ -175,6 +171,16 @@ def _category(
     value = {"category": point.category, "recommendation": point.text, "values": point.values, "checked": rule.checked, "study": point.study,
              "worksheet": sheet.id}  # fmt: skip
     return Fact(kind=Kind.RULE, title=f"{title} on {point.study}", statement=statement, value=value, source=source)
+
+
+def _best(sheet: Worksheet) -> str:
+    """Best response so far, and whether a later study confirms it."""
+    if not sheet.best:
+        return ""
+    if sheet.best not in RESPONSES:
+        return f" Best response so far: {sheet.best}."
+    by = next((p.confirmed_by for p in sheet.points if p.category == sheet.best and p.confirmed_by), None)
+    return f" Best response so far: {sheet.best} ({f'confirmed by {by}' if by else 'not confirmed by a later examination'})."
 
 
 def _origin(name: str, point: TimePoint, measured: Fact | None, known: Mapping[str, Known]) -> Origin:

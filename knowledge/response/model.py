@@ -89,6 +89,8 @@ class TimePoint(Frozen):
     """Smallest sum before this time point, baseline included."""
     category: str | None = None
     text: str = ""
+    confirmed_by: str | None = None
+    """Handle of a later study, four weeks or more after, that shows the same response or a better one."""
     values: dict[str, float] = Field(default_factory=dict)
     inputs: dict[str, Any] = Field(default_factory=dict)
     missing: list[str] = Field(default_factory=list)
@@ -140,7 +142,13 @@ class Worksheet(Frozen):
     def best(self) -> str | None:
         """Best category so far, unconfirmed."""
         told = [p.category for p in self.points if p.category]
-        return min(told, key=_rank) if told else None
+        return min(told, key=rank) if told else None
+
+    @property
+    def best_confirmed(self) -> str | None:
+        """Best response that a later study confirms; None where none is."""
+        told = [p.category for p in self.points if p.category and p.confirmed_by]
+        return min(told, key=rank) if told else None
 
     @property
     def newest(self) -> TimePoint | None:
@@ -151,5 +159,6 @@ class Worksheet(Frozen):
 _ORDER = ("CR", "iCR", "CMR", "PR", "iPR", "MR", "SD", "iSD", "Non-CR/Non-PD", "NE", "iUPD", "preliminary PD", "PD", "iCPD")
 
 
-def _rank(category: str) -> int:
+def rank(category: str) -> int:
+    """Place of a category from the best to the worst."""
     return _ORDER.index(category) if category in _ORDER else len(_ORDER)

@@ -1,12 +1,13 @@
 """A worksheet's time points: sums of the targets, then the category by the guideline engine's own rule. Nothing is classified here."""
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, Literal
 
 from knowledge.errors import KnowledgeError
 from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.rules import Rule
-from knowledge.response.model import Criteria, Lesion, Role, Size, State, TimePoint, Worksheet
+from knowledge.response.model import Criteria, Lesion, Role, Size, State, TimePoint, Worksheet, rank
 from knowledge.response.targets import (
     LUGANO_EXTRANODAL_MM,
     LUGANO_NODE_MM,
@@ -22,6 +23,9 @@ class InvalidChange(KnowledgeError):
     """A change of a worksheet that names what isn't there."""
 
 
+CONFIRM_DAYS = 28
+"""Complete and partial response are confirmed after four weeks or more (RECIST 1.1, Eisenhauer 2009; RANO 2.0, Wen 2023)."""
+RESPONSES = ("CR", "PR", "MR", "iCR", "iPR")
 _CONVENTIONS = {
     State.MERGED: "{name} has grown together with another lesion on {study}: their common diameter counts once",
     "split": "{name} lies in {parts} parts on {study}: their diameters are added",
@@ -55,7 +59,22 @@ def scored(sheet: Worksheet, rules: RuleBook) -> Worksheet:
         points.append(
             _point(rule, facts, TimePoint(study=study.handle, date=study.date, total=total, baseline=base, nadir=nadir))
         )
-    return sheet.model_copy(update={"points": points, "notes": list(dict.fromkeys(notes))})
+    return sheet.model_copy(
+        update={"points": [_confirmed(points, n) for n in range(len(points))], "notes": list(dict.fromkeys(notes))}
+    )
+
+
+def _confirmed(points: Sequence[TimePoint], number: int) -> TimePoint:
+    """A response with the first later study, at least four weeks after, that shows it again; one that is lost before that isn't confirmed."""
+    one = points[number]
+    if one.category not in RESPONSES:
+        return one
+    for later in points[number + 1 :]:
+        if later.category is None or rank(later.category) > rank(one.category):
+            return one
+        if (date.fromisoformat(later.date) - date.fromisoformat(one.date)).days >= CONFIRM_DAYS:
+            return one.model_copy(update={"confirmed_by": later.study})
+    return one
 
 
 def changed(sheet: Worksheet, rules: RuleBook, roles: Mapping[str, Role] | None = None, baseline: str | None = None, criteria: Criteria | None = None,
@@ -147,8 +166,11 @@ def _facts(sheet: Worksheet, targets: list[Lesion], study: str, points: list[Tim
     new = _new(sheet, study)
     before = points[-1].category if points else None
     if sheet.criteria is Criteria.RANO:
+        early = points[-1] if points else None
+        again = early is not None and early.category == "preliminary PD" and _days(early.date, sheet, study) >= CONFIRM_DAYS and now is not None \
+            and early.total is not None and now >= early.total  # fmt: skip
         name, unit = ("volume", "ml") if sheet.measure == "volume" else ("sum_products", "mm2")
-        return {f"{name}_baseline_{unit}": base, f"{name}_nadir_{unit}": nadir, f"{name}_current_{unit}": now,
+        return ({"confirmed": True} if again else {}) | {f"{name}_baseline_{unit}": base, f"{name}_nadir_{unit}": nadir, f"{name}_current_{unit}": now,
                 "new_measurable_lesion": any(min(s.long_mm or 0, s.short_mm or 0) >= RANO_MM for s in new)}  # fmt: skip
     if sheet.criteria is Criteria.LUGANO:
         return _lugano(sheet, targets, study, base, now, new)
@@ -163,6 +185,11 @@ def _facts(sheet: Worksheet, targets: list[Lesion], study: str, points: list[Tim
     if sheet.criteria is Criteria.RECIST:
         return recist | ({"previous_response": before} if before else {})
     return _irecist(sheet, recist, points, sums, study)
+
+
+def _days(earlier: str, sheet: Worksheet, study: str) -> int:
+    later = next(s.date for s in sheet.studies if s.handle == study)
+    return (date.fromisoformat(later) - date.fromisoformat(earlier)).days
 
 
 def _irecist(

@@ -21,6 +21,7 @@ from serving.settings import Settings
 from tests.serving.browser import CHROMIUM, FLAGS, free_port, running
 from tests.serving.drafts import draft_on
 from tests.serving.test_dicomweb import series
+from tools.export.drawn import drawing_of
 from tools.export.report import as_sr
 from tools.export.seg import as_seg
 from tools.models.catalogue import Catalogue
@@ -78,7 +79,7 @@ def filled(archive: Archive) -> str:
     mask = folder / f"{bundle.name}-{bundle.version}-FLAIR.nii.gz"
     mask.write_bytes(nifti.to_bytes(volume.like(labels)))
     assert not archive.add(
-        [Incoming("seg.dcm", as_seg(archive, archive.study(study.id), study.series[0], bundle, mask))]
+        [Incoming("seg.dcm", as_seg(drawing_of(archive, Catalogue(), archive.study(study.id), study.series[0], mask)))]
     ).rejected
     assert study.study_instance_uid
     draft = draft_on(archive, study, SAID, signature=Signature(name="Rita Reader", at=now(), sha256="0" * 64))

@@ -61,5 +61,9 @@ async def test_show_me_the_course(data: Path, tmp_path: Path, theme: str) -> Non
             await page.screenshot(path=tmp_path / f"worksheet-{theme}.png")
             await page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
             found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-            grave = [(v["id"], [n["target"] for n in v["nodes"]][:3]) for v in found["violations"] if v["impact"] in ("serious", "critical")]
+            grave = [
+                (v["id"], [n["target"] for n in v["nodes"]][:3])
+                for v in found["violations"]
+                if v["impact"] in ("serious", "critical")
+            ]
             assert not grave, grave

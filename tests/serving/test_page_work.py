@@ -116,7 +116,7 @@ async def test_a_mask_is_kept_as_seg(tmp_path: Path) -> None:
             await page.locator('summary[title="Outlines over the image"]').first.click()
             await page.locator(".menu .sheet button").first.click()
             sending = page.locator("#drawer .sending")
-            await sending.get_by_role("button", name="this archive (DICOM SEG)").click()
+            await sending.get_by_role("button", name="this archive (DICOM)").click()
             await sending.get_by_label("Who confirms").fill("Dr A. Reader")
             await page.screenshot(path=tmp_path / "mask.png")
             await sending.get_by_role("button", name="Confirm and send").click()

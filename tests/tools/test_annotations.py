@@ -14,6 +14,7 @@ from tools.annotations import ReadAnnotations
 from tools.base import Bench, Resources
 from tools.errors import NotApplicable
 from tools.followed import LIVER, examination
+from tools.measure import Measure
 
 
 def test_outlines_are_measured_and_say_who_drew_them(resources: Resources, tmp_path: Path) -> None:
@@ -33,6 +34,14 @@ def test_outlines_are_measured_and_say_who_drew_them(resources: Resources, tmp_p
     assert sizes["Longest axial diameter of right lung metastasis"].value == pytest.approx(31, abs=0.1)
     source = sizes["Longest axial diameter of right lung metastasis"].source
     assert isinstance(source, ImageRef) and source.line is not None and source.sop_instance_uids
+
+
+def test_what_no_model_outlines_is_measured_as_it_was_drawn(resources: Resources, tmp_path: Path) -> None:
+    bench = bench_of(resources, tmp_path, [examination([made(31, 21, label="lung lesion")], "20260105")])
+    sizes = {f.title: f.value for f in Measure.bound(bench).reply({}).facts}
+    assert sizes["Longest axial diameter of lung lesion"] == pytest.approx(31, abs=0.1)
+    with pytest.raises(NotApplicable, match="no model"):
+        Measure.bound(bench_of(resources, tmp_path / "none", [examination([], "20260105")])).reply({"target": "tumour"})
 
 
 def test_measurements_of_a_real_structured_report(resources: Resources, tmp_path: Path) -> None:

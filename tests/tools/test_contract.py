@@ -37,7 +37,7 @@ WITHOUT_A_CASE = {"search_guidelines", "apply_guideline", "differential_diagnosi
 
 
 def test_the_box_has_its_tools() -> None:
-    assert {*CALLS, "look", "compare_studies", "follow_up"} == set(tool_types())
+    assert {*CALLS, "look", "compare_studies", "follow_up", "read_annotations", "find_similar_cases"} == set(tool_types())
 
 
 @pytest.mark.parametrize("name", CALLS)
