@@ -26,7 +26,9 @@ class ShownWorksheet(Frozen):
     nadir: str | None
     """Handle of the study with the smallest sum."""
     best: str | None
-    """Best response so far, unconfirmed."""
+    """Best response so far, confirmed or not."""
+    best_confirmed: str | None
+    """Best response that a later study, four weeks or more after, confirms."""
     asks: dict[str, dict[str, Any]]
     """Facts of the criteria that a reader may state for a study: what they mean, and their values."""
 
@@ -73,7 +75,11 @@ def change_worksheet(house: HouseDep, who: Caller, worksheet_id: str, change: Wo
     """A new version, computed again by the guideline's rule. 409: somebody changed it in the meantime."""
     before = house.resources.responses.get(worksheet_id)
     made = changed(before, house.resources.rules, change.roles, change.baseline, change.criteria, change.measure, change.answers)
-    return _shown(house, house.resources.responses.change(made, change.version))
+    kept = house.resources.responses.change(made, change.version)
+    house.archive.note(
+        who, "change worksheet", kept.id, {"version": kept.version, "category": kept.newest.category if kept.newest else None}
+    )
+    return _shown(house, kept)
 
 
 @router.get("/v1/worksheets/{worksheet_id}/export", operation_id="export_worksheet", summary="A worksheet as CSV or Parquet", response_class=Response,
@@ -100,6 +106,6 @@ def export_measurements(house: HouseDep, who: Caller, patient_id: str, form: Tab
 def _shown(house: House, sheet: Worksheet) -> ShownWorksheet:
     rule = house.resources.rules.rule(sheet.criteria)
     return ShownWorksheet(banner=BANNER, title=rule.spec["title"], worksheet=sheet, unit={"mm2": "mm²"}.get(sheet.unit, sheet.unit),
-                          nadir=sheet.nadir.study if sheet.nadir else None, best=sheet.best,
+                          nadir=sheet.nadir.study if sheet.nadir else None, best=sheet.best, best_confirmed=sheet.best_confirmed,
                           asks={n: {"meaning": s["meaning"], "type": s["type"], "values": s.get("values"), "unit": s.get("unit")}
                                 for n, s in rule.spec["facts"].items() if s["type"] in ("boolean", "enum") or n == "weeks_since_radiotherapy"})  # fmt: skip

@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from knowledge.evidence import Coding
 from knowledge.studies.model import Series, Study
 from knowledge.studies.outlines import Outline, outlines
 from knowledge.studies.volume import Volume
@@ -279,10 +278,3 @@ def _dice(a: Lesion, b: Lesion) -> float:
 def organ_in(words: str) -> str:
     """The organ that words name; empty where they name none."""
     return next((organ for organ, pattern in _ORGANS.items() if re.search(pattern, words, re.I)), "")
-
-
-def coded(lesion: Lesion) -> Coding:
-    """What a lesion is, as DICOM codes it (CID 7159 and 7151 parents)."""
-    if lesion.node:
-        return Coding(system="http://snomed.info/sct", code="59441001", display="Lymph node")
-    return Coding(system="http://snomed.info/sct", code="108369006", display="Neoplasm")

@@ -51,6 +51,7 @@ export function WorksheetSheet({ id }) {
   const lines = [{ name: 'sum', points: sheet.points.map((p) => ({ study: p.study, date: p.date, value: p.total, note: '' })) }];
   return html`<article class="worksheet"><h3>${shown.title}</h3><p class="unsigned">${shown.banner}</p>
     <p class="verdict"><strong>${newest.category ?? t('no_category')}</strong> <span>${newest.study} · ${newest.date}</span></p><p>${newest.text}</p>
+    ${shown.best && html`<p class="quiet">${t('best_response')}: ${shown.best}${shown.best_confirmed === shown.best ? ` (${t('confirmed')})` : ''}</p>`}
     ${newest.missing.length > 0 && html`<p class="quiet">${t('missing')}: ${newest.missing.map(readable).join(', ')}</p>`}
     <div class="row"><label>${t('criteria')} <select value=${sheet.criteria} onChange=${(e) => send({ criteria: e.target.value })}>${Object.entries(CRITERIA).map(([k, v]) => html`<option key=${k} value=${k}>${v}</option>`)}</select></label>
       <label>${t('baseline')} <select value=${sheet.baseline} onChange=${(e) => send({ baseline: e.target.value })}>${sheet.studies.slice(0, -1).map((s) => html`<option key=${s.handle} value=${s.handle}>${s.handle} · ${s.date}</option>`)}</select></label>
