@@ -134,7 +134,7 @@ async def test_a_conversation_is_held_to_some_tools(data: Path, tmp_path: Path) 
         async with browsing(link) as page:
             await page.locator("summary", has_text="Tools").click()
             menu = page.locator(".sheet.tools")
-            await expect(menu.locator("li")).to_have_count(19)
+            await expect(menu.locator("li")).to_have_count(20)
             await menu.locator("li").nth(2).locator("summary").click()
             await expect(menu.locator("li").nth(2)).to_contain_text("A reader has to check each outline")
             for name in ("Measure", "Outline", "Detect"):
