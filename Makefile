@@ -88,7 +88,7 @@ eval: setup  # beside the built-in planner: LLM_URL=… LLM_MODEL=…, or the sm
 	$(PY) -m tests.eval --out eval.json $(if $(LLM_URL),--llm-url $(LLM_URL) --llm-model $(LLM_MODEL),$(if $(wildcard $(VLLM)),--serve box-planner))
 
 agent-eval: setup  # plans, whole answers, grounding, attacks: fails below the committed baseline's intervals
-	$(PY) -m tests.eval_agent --check --out agent-eval.json
+	$(PY) -m tests.eval_agent --check --out agent-eval.json $(if $(ATTACKS),--attacks $(ATTACKS))
 
 questions: setup
 	$(PY) -m tests.questions
