@@ -153,21 +153,10 @@ class _Teller:
 
     def _ref(self, k: int, track: Track | None = None) -> ImageRef:
         shown = track or next((t for t in self.course.tracks if t.parts[k]), self.course.tracks[0])
-        source = self.course.source(shown, k, self.tool)
-        if source is None:  # the lesion lies outside what the study shows
-            found = self.course.founds[k]
-            source = {
-                "study_id": found.study.id,
-                "series_uid": found.image.series_uid,
-                "frame": 0,
-                "model": self.tool[0],
-                "model_version": self.tool[1],
-            }
-        return ImageRef(**source)
+        return self.course.ref(shown, k, self.tool)
 
     def _beside(self, track: Track, others: Sequence[int]) -> list[ImageRef]:
-        found = [self.course.source(track, k, self.tool) for k in others]
-        return [ImageRef(**s) for s in found if s is not None]
+        return self.course.beside(track, others, self.tool)
 
     def interval(self, before: int, after: int) -> Fact:
         """Days between two studies."""
@@ -335,10 +324,7 @@ class _Teller:
         """How two examinations differ, as far as that touches sizes; each in words."""
         a, b = self.course.founds[before], self.course.founds[after]
         found = []
-        thick = [
-            round(float(min(f.image.spacing_mm or [0.0]) if f.image.spacing_mm is None else max(f.image.spacing_mm)), 1)
-            for f in (a, b)
-        ]
+        thick = [round(max(f.image.spacing_mm or [0.0]), 1) for f in (a, b)]
         if abs(thick[0] - thick[1]) > 0.5:
             found.append(f"slices of {thick[0]:g} and {thick[1]:g} mm")
         if not alike(a, b):

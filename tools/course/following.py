@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from knowledge.evidence import ImageRef
 from knowledge.response.model import DatedStudy, Size, State
 from knowledge.response.model import Lesion as Row
 from knowledge.response.store import Name
@@ -156,6 +157,22 @@ class Course:
         assert view.affine is not None
         frame = round(float((np.linalg.inv(view.affine) @ np.append(point, 1.0))[2]))
         return base | placed(found.volume, int(np.clip(frame, 0, view.array.shape[2] - 1)))
+
+    def ref(self, track: Track, k: int, model: tuple[str, str]) -> ImageRef:
+        """A lesion on study k; the study's image alone where it doesn't show the place."""
+        found = self.founds[k]
+        plain = {
+            "study_id": found.study.id,
+            "series_uid": found.image.series_uid,
+            "frame": 0,
+            "model": model[0],
+            "model_version": model[1],
+        }
+        return ImageRef(**(self.source(track, k, model) or plain))
+
+    def beside(self, track: Track, others: Sequence[int], model: tuple[str, str]) -> list[ImageRef]:
+        """The lesion's place on other studies, as far as they show it."""
+        return [ImageRef(**s) for k in others if (s := self.source(track, k, model)) is not None]
 
     def rows(self) -> list[Row]:
         """The lesions as a worksheet has them."""
