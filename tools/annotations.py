@@ -9,7 +9,7 @@ from knowledge.studies.model import Study
 from knowledge.studies.outlines import Outline, outlines, reports_of_others
 from tools.base import Bench, Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.concepts import DRAWN, LONG_AXIS, SHORT_AXIS, VOLUME
-from tools.course.lesions import Found, Lesion, drawn_on
+from tools.course.lesions import Found, Lesion, drawn_on, lesions_drawn
 from tools.errors import NotApplicable
 from tools.models.masks import newest_first, placed
 from tools.recorded import record_fact
@@ -71,7 +71,8 @@ class ReadAnnotations(CaseTool):
                 )
             )
         if not facts:
-            raise NotApplicable(f"no outline and no stated measurement came with {', '.join(s.handle for s in studies)}",
+            why = "".join(f"; {m.what}: {m.why}" for m in missing)
+            raise NotApplicable(f"no outline and no stated measurement came with {', '.join(s.handle for s in studies)} that can be read{why}",
                                 "ask for a segmentation, or send the SEG, RTSTRUCT or SR")  # fmt: skip
         return Reply(text="\n".join(f.statement for f in facts), facts=facts, missing=missing)
 
@@ -79,9 +80,9 @@ class ReadAnnotations(CaseTool):
         there = outlines(self.bench.required_case.archive, study)
         if not there:
             return [], []
-        found = drawn_on(self.bench, study, there)
+        found, missing = drawn_on(self.bench, study, there)
         if found is None:
-            return [], []
+            return [], missing
         facts = [self._list(study, there, found)] if found.lesions else []
         for lesion in found.lesions[:MOST]:
             facts += sizes_of(lesion)
@@ -97,7 +98,7 @@ class ReadAnnotations(CaseTool):
             if more > 0
             else []
         )
-        return facts, [*found.missing, *lacking]
+        return facts, [*missing, *lacking]
 
     def _list(self, study: Study, there: list[Outline], found: Found) -> Fact:
         makers = sorted({o.by or "author not stated" for o in there})
@@ -110,9 +111,7 @@ class ReadAnnotations(CaseTool):
 def measured_as_drawn(bench: Bench, handle: str | None, target: str | None) -> Reply | None:
     """Sizes of the lesions that others outlined on the newest such study; None where none are drawn. For what no model outlines."""
     for study in newest_first(bench.required_case, handle):
-        there = [o for o in outlines(bench.required_case.archive, study) if target is None or target.replace("_", " ").lower() in ("tumour", "tumor", "lesion")
-                 or target.lower() in o.words.lower()]  # fmt: skip
-        found = drawn_on(bench, study, there) if there else None
+        found = lesions_drawn(bench, study, target)
         if found is not None and found.lesions:
             facts = [f for x in found.lesions[:MOST] for f in sizes_of(x)]
             return Reply(text="\n".join(f.statement for f in facts), facts=facts, missing=found.missing)

@@ -132,18 +132,8 @@ def _pictures(course: Course, lesions: list[Lesion], k: int) -> tuple[ImageRef, 
     tracks = [t for t in course.tracks if t.called in {x.name for x in lesions}]
     there = [t for t in tracks if t.parts[k]] or tracks
     largest = max(there, key=lambda t: t.total(k, "volume") if t.parts[k] else 0.0)
-    source = course.source(largest, k, TOOL)
-    others = [course.source(largest, n, TOOL) for n in range(len(course.founds)) if n != k]
-    if source is None:
-        found = course.founds[k]
-        source = {
-            "study_id": found.study.id,
-            "series_uid": found.image.series_uid,
-            "frame": 0,
-            "model": TOOL[0],
-            "model_version": TOOL[1],
-        }
-    return ImageRef(**source), [ImageRef(**o) for o in others if o is not None]
+    others = [n for n in range(len(course.founds)) if n != k]
+    return course.ref(largest, k, TOOL), course.beside(largest, others, TOOL)
 
 
 def _category(

@@ -1,5 +1,6 @@
 """`find_similar_cases`: studies of other patients in the hospital's own archive that look alike, de-identified. Off unless switched on for a role."""
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -82,18 +83,16 @@ class FindSimilarCases(CaseTool):
         return Reply(text="\n".join(f.statement for f in facts), facts=facts, missing=[lacking])
 
 
+@dataclass(frozen=True)
 class Seen:
     """A study as a network sees it."""
 
-    def __init__(self, study: Study, series: Series, bundle: Bundle, embedding: np.ndarray, frame: int, uids: list[str]) -> None:
-        self.study, self.series, self.bundle, self.embedding, self.frame, self.uids = (
-            study,
-            series,
-            bundle,
-            embedding,
-            frame,
-            uids,
-        )
+    study: Study
+    series: Series
+    bundle: Bundle
+    embedding: np.ndarray
+    frame: int
+    uids: list[str]
 
     @property
     def network(self) -> str:

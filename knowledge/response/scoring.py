@@ -7,6 +7,8 @@ from typing import Any, Literal
 from knowledge.errors import KnowledgeError
 from knowledge.guidelines.rulebook import RuleBook
 from knowledge.guidelines.rules import Rule
+from knowledge.guidelines.rules.base import percent
+from knowledge.guidelines.rules.recist_1_1 import PROGRESSION_MM, PROGRESSION_PERCENT
 from knowledge.response.model import Criteria, Lesion, Role, Size, State, TimePoint, Worksheet, rank
 from knowledge.response.targets import (
     LUGANO_EXTRANODAL_MM,
@@ -214,7 +216,8 @@ def _irecist(
 def _grew(sums: list[float | None]) -> bool:
     """The last of the sums meets RECIST's growth over the smallest before it (the rule decides; this names the cause)."""
     told = [s for s in sums if s is not None]
-    return len(told) > 1 and min(told[:-1]) > 0 and told[-1] >= 1.2 * min(told[:-1]) and told[-1] - min(told[:-1]) >= 5
+    nadir = min(told[:-1], default=0.0)
+    return nadir > 0 and percent(told[-1], nadir) >= PROGRESSION_PERCENT and told[-1] - nadir >= PROGRESSION_MM
 
 
 def _steps(sums: list[float | None]) -> list[float]:

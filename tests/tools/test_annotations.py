@@ -64,3 +64,9 @@ def test_a_label_cannot_speak(resources: Resources, tmp_path: Path) -> None:
 def test_nothing_to_read_is_said(resources: Resources, tmp_path: Path) -> None:
     with pytest.raises(NotApplicable, match="no outline and no stated measurement"):
         ReadAnnotations.bound(bench_of(resources, tmp_path, [examination([], "20260105")])).reply({})
+
+
+def test_an_outline_that_cannot_be_placed_is_named(resources: Resources, tmp_path: Path) -> None:
+    bench = bench_of(resources, tmp_path, [examination([made(31, 21)], "20260105", frame_of_reference="1.2.3.4")])
+    with pytest.raises(NotApplicable, match="another frame of reference"):
+        ReadAnnotations.bound(bench).reply({})

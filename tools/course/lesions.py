@@ -139,10 +139,8 @@ def lesions_of(bench: Bench, study: Study, target: str | None = None) -> Found:
     """The lesions of a dated study. `target`: words of the label, or a model's region. Raises NotApplicable where nothing outlines any."""
     day = date.fromisoformat(study.date or "")
     drawn, missing = _drawn(bench, study, target)
-    if drawn:
-        lesions_, image, volume = _as_drawn(bench, study, day, drawn, missing)
-        if image is not None and volume is not None:
-            return Found(study, day, lesions_, image, volume, missing)
+    if (measured := _measured(bench, study, drawn, missing)) is not None:
+        return measured
     try:
         done = segmentation(bench, study.handle, target or "tumour")
     except NotApplicable as error:
@@ -165,16 +163,24 @@ def lesions_of(bench: Bench, study: Study, target: str | None = None) -> Found:
     return Found(study, day, found, done.series, done.volume, missing)
 
 
-def drawn_on(bench: Bench, study: Study, there: list[Outline]) -> Found | None:
-    """Every one of these outlines as a measured region, organs too; None where none lies on a measurable image of the study."""
+def drawn_on(bench: Bench, study: Study, there: list[Outline]) -> tuple[Found | None, list[Missing]]:
+    """Every one of these outlines as a measured region, organs too, and what was left out; None where none lies on a measurable image."""
     missing: list[Missing] = []
     kept = [o for o in there if not _misplaced(study, o, missing)]
+    return _measured(bench, study, kept, missing), missing
+
+
+def lesions_drawn(bench: Bench, study: Study, target: str | None = None) -> Found | None:
+    """The lesions that others outlined on a study, dated or not; None where there are none."""
+    return _measured(bench, study, *_drawn(bench, study, target))
+
+
+def _measured(bench: Bench, study: Study, kept: list[Outline], missing: list[Missing]) -> Found | None:
     if not kept:
         return None
-    regions, image, volume = _as_drawn(
-        bench, study, date.fromisoformat(study.date) if study.date and len(study.date) == 10 else date.min, kept, missing
-    )
-    return None if image is None or volume is None else Found(study, date.min, regions, image, volume, missing)
+    day = date.fromisoformat(study.date) if study.date and len(study.date) == 10 else date.min
+    regions, image, volume = _as_drawn(bench, study, day, kept, missing)
+    return None if image is None or volume is None else Found(study, day, regions, image, volume, missing)
 
 
 def _misplaced(study: Study, one: Outline, missing: list[Missing]) -> bool:
