@@ -1,11 +1,8 @@
 """The only door to the agent: ask() and stream()."""
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import json
-import re
 import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
@@ -19,6 +16,7 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.types import Command
 
 from agent.answer import Answer, Conflict, Draft, LeftOut, Pending, PlannerRef, PlanStep, Provenance, Statement
+from agent.asking import asks
 from agent.checkpoints import Thrifty, saver_at
 from agent.errors import Busy, QuestionRefused, Unknown
 from agent.graph import build
@@ -26,7 +24,7 @@ from agent.guard import as_data, case_told
 from agent.lanes import AT_ONCE, Place
 from agent.language import conflict_line, missing_line, nothing_line, say
 from agent.memory import Conversation, Memory, Message
-from agent.pictures import key_slices
+from agent.pictures import key_slices, pictures_of
 from agent.prompts import identity, prompt
 from agent.run import Event, Run
 from agent.turn import State, Turn
@@ -41,7 +39,6 @@ from tools.urgent import urgent
 
 MAX_QUESTION = 8_000
 """Characters; a longer text is a document and belongs into the archive."""
-MAX_IMAGES = 4
 KEPT_TURNS = 8
 """Newest questions that stand word for word in what the planner reads; older ones are summed up, with the numbers of their evidence."""
 KEPT_RUNS = 200
@@ -54,12 +51,13 @@ class Assistant:
 
     def __init__(self, archive: Archive, resources: Resources, memory: Memory, planner: BaseChatModel, planner_ref: PlannerRef,
                  checkpoints: Path | str | None = None, fallback: tuple[BaseChatModel, PlannerRef] | None = None,
-                 seconds: float | None = None, chooses: bool = False) -> None:  # fmt: skip
+                 seconds: float | None = None, chooses: bool = False, reads: int | None = None) -> None:  # fmt: skip
         """`checkpoints`: an SQLite file or a PostgreSQL URL; `fallback` takes over where `planner` fails; `seconds` limits an answer;
-        `chooses`: the planner only chooses evidence, which is told in its own sentences."""
+        `chooses`: the planner only chooses evidence, which is told in its own sentences; `reads`: how many earlier questions it reads, None for all."""
         self.archive, self.resources, self.memory = archive, resources, memory
         self.planner, self.planner_ref = planner, planner_ref
-        self._checkpoints, self._fallback, self._seconds, self._chooses = checkpoints, fallback, seconds, chooses
+        self._checkpoints, self._fallback, self._seconds = checkpoints, fallback, seconds
+        self._chooses, self._reads = chooses, reads
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._saver: Thrifty | None = None
         self._lanes = asyncio.Semaphore(AT_ONCE)
@@ -108,7 +106,7 @@ class Assistant:
         question = _checked(text)
         conversation = self.memory.conversation(conversation_id)
         run = self._free(conversation_id)
-        run.start(self._answer(conversation, question, _pictures(images), history, run))
+        run.start(self._answer(conversation, question, pictures_of(images), history, run))
         async with aclosing(self._heard(run, linger)) as events:
             async for event in events:
                 yield event
@@ -274,7 +272,7 @@ class Assistant:
         vision = self.resources.vision if self.planner_ref.kind == "llm" else None
         turn = Turn(scope=conversation.id, patient_id=conversation.patient_id, model=self.planner, make_tools=make_tools, memory=self.memory,
                     emit=run.tell, fallback=self._fallback[0] if self._fallback else None, seconds=self._seconds,
-                    pictures=(lambda found: key_slices(case, found, vision.most)) if vision is not None and case is not None else None, chooses=self._chooses,
+                    pictures=(lambda found: key_slices(case, found, vision.most)) if vision is not None and case is not None else None, chooses=self._chooses, reads=self._reads,
                     inventory=inventory, case_key=self._case_key(case, inventory), place=place, waits=self.planner_ref.kind == "llm")  # fmt: skip
         return case, turn
 
@@ -296,7 +294,7 @@ class Assistant:
             said = history or [text for m in self.memory.messages(conversation.id) for text in (m.question, m.answer.text)]
             messages: list[AnyMessage] = [SystemMessage(prompt("system")), *_told(said)]
             reads = messages
-        elif sum(_asks(m) for m in before) > 2 * KEPT_TURNS:
+        elif sum(asks(m) for m in before) > 2 * KEPT_TURNS:
             reads = _summed_up(self.memory.messages(conversation.id), [*before, *_closed(before)])
             messages = [cast(AnyMessage, RemoveMessage(REMOVE_ALL_MESSAGES)), *reads]
         else:
@@ -355,13 +353,9 @@ def _config(conversation_id: str) -> dict[str, Any]:
     return {"configurable": {"thread_id": conversation_id}, "recursion_limit": 60}
 
 
-def _asks(message: AnyMessage) -> bool:
-    return isinstance(message, HumanMessage) and message.additional_kwargs.get("step") is None
-
-
 def _summed_up(old: Sequence[Message], messages: Sequence[AnyMessage]) -> list[AnyMessage]:
     """The system prompt, older turns in one message (each question with its statements and their evidence), and the newest as they were."""
-    starts = [n for n, m in enumerate(messages) if _asks(m)]
+    starts = [n for n, m in enumerate(messages) if asks(m)]
     recent = list(messages[starts[-KEPT_TURNS] :])
     rows = [
         {"question": m.question[:300], "answer": [f"{s.text[:200]} {_marks(s.evidence)}" for s in m.answer.statements[:8]]}
@@ -397,22 +391,6 @@ def _checked(text: str) -> str:
         raise QuestionRefused(f"the question has {len(question)} characters; {MAX_QUESTION} are taken",
                               "put long texts into the case as a report and ask about them")  # fmt: skip
     return question
-
-
-def _pictures(images: Sequence[str]) -> list[Incoming]:
-    if len(images) > MAX_IMAGES:
-        raise QuestionRefused(f"{len(images)} images came; {MAX_IMAGES} are taken", "import them as a study")
-    found = []
-    for number, url in enumerate(images):
-        match = re.fullmatch(r"data:image/(png|jpeg);base64,(.+)", url, re.DOTALL)
-        if match is None:
-            raise QuestionRefused("an image isn't a PNG or JPEG data URL", "send data:image/png;base64,…")
-        try:
-            data = base64.b64decode(match.group(2), validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise QuestionRefused("an image's base64 is broken", "encode it again") from error
-        found.append(Incoming(f"chat-image-{number + 1}.{match.group(1)}", data))
-    return found
 
 
 def _marks(ids: Sequence[str]) -> str:

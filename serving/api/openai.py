@@ -16,7 +16,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from agent.answer import Answer
+from agent.pictures import pictures_of
 from knowledge.errors import NotFound
+from knowledge.studies.archive import Import
 from knowledge.studies.intake import Hints
 from knowledge.studies.unpack import from_bytes
 from serving.api.deps import Caller, HouseDep
@@ -77,10 +79,12 @@ async def chat(house: HouseDep, who: Caller, request: ChatRequest, raw: Request)
         if texts[-1].startswith("### Task:"):  # a client's housekeeping (titles, tags) isn't a question about a patient
             return _whole("Consilium", texts[-1]) if not request.stream else _sse(_plain("Consilium"))
         files = await run_in_threadpool(_files, house, request.messages, who)
+        images = _images(request.messages)
+        if not files and not _named(request, texts) and any(_images([m]) for m in request.messages if m.role == "user"):
+            files, images = await run_in_threadpool(_seen, house, request.messages, who), []
         conversation = _conversation(house, request, texts, files)
         page = str(raw.base_url)
         question = _NAMED.sub("", texts[-1]).strip()
-        images = _images(request.messages)
         if request.stream:
             return _sse(_chunks(house, conversation, question, images, _earlier(request.messages), page))
         async with aclosing(house.assistant.stream(conversation, question, images, _earlier(request.messages))) as events:
@@ -145,8 +149,23 @@ def _files(house: House, messages: list[ChatMessage], who: str) -> list[str]:
     return found
 
 
+def _seen(house: House, messages: list[ChatMessage], who: str) -> list[str]:
+    """A chat without a case that shows pictures has these as its case, of one patient of their own. A client sends its whole chat
+    each time: what was taken before is known again by its bytes."""
+    pictures = [p for m in messages if m.role == "user" for p in pictures_of(_images([m]))]
+    found: list[str] = []
+    for picture in pictures:
+        hints = Hints(patient_id=_owner(house, found[0])) if found else Hints()
+        found.append(_took(house.archive.add([picture], hints, who)))
+    return found
+
+
 def _taken(house: House, name: str, data: bytes, who: str) -> str:
-    done = house.archive.add(from_bytes(name, data), Hints(), who)
+    return _took(house.archive.add(from_bytes(name, data), Hints(), who))
+
+
+def _took(done: Import) -> str:
+    """The id of what came in. Raises Problem where nothing did."""
     if not done.studies and not done.records:
         raise Problem(
             422,
@@ -180,6 +199,12 @@ async def upload(house: HouseDep, who: Caller, request: Request) -> dict[str, An
                 "purpose": str(form.get("purpose") or "user_data"), "status": "processed"}  # fmt: skip
     finally:
         await form.close()
+
+
+def _named(request: ChatRequest, texts: list[str]) -> bool:
+    """True where the request names its case."""
+    metadata = request.metadata or {}
+    return bool(metadata.get("patient_id") or metadata.get("study_ids") or any(_NAMED.search(t) for t in texts))
 
 
 def _conversation(house: House, request: ChatRequest, texts: list[str], files: list[str]) -> str:

@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -22,6 +23,7 @@ from knowledge.studies.volume import Volume
 from serving.access.keys import KeyRing
 from serving.app import WEB, create_app
 from serving.settings import Settings
+from tests.conftest import shared
 
 
 @pytest.fixture
@@ -207,6 +209,34 @@ def test_a_file_of_an_openai_client_opens_its_case(client: TestClient) -> None:
     assert "S1" in again.choices[0].message.content  # type: ignore[operator]
     bad = client.post("/v1/files", files={"file": ("x.bin", bytes(range(256)))}, data={"purpose": "user_data"})
     assert bad.status_code == 422 and report
+
+
+def test_a_chat_without_a_case_that_shows_a_picture_is_about_it(client: TestClient) -> None:
+    """As Open WebUI sends it: no metadata, and the whole chat with its pictures again each time."""
+    import base64
+
+    from openai import OpenAI
+
+    chat = OpenAI(base_url="http://testserver/v1", api_key="none", http_client=client)
+    picture = base64.b64encode(shared("data", "mri2d_brain_tumor_cheng", "pituitary", "1246.jpg").read_bytes()).decode()
+    shown = {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{picture}"}}
+    messages: list[Any] = [
+        {"role": "user", "content": [{"type": "text", "text": "What tumour type is this most likely?"}, shown]}
+    ]
+    first = chat.chat.completions.create(model="consilium", messages=messages)
+    assert "pituitary is most likely" in str(first.choices[0].message.content)
+    messages += [
+        {"role": "assistant", "content": first.choices[0].message.content},
+        {"role": "user", "content": "Which images are there?"},
+    ]
+    again = chat.chat.completions.create(model="consilium", messages=messages)
+    told = str(again.choices[0].message.content)
+    assert "S1" in told and "S2" not in told, "the picture came in twice"
+    broken = client.post(
+        "/v1/chat/completions",
+        json={"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://elsewhere/x.png"}}]}]},
+    )
+    assert broken.status_code == 422 and "data URL" in broken.json()["error"]["message"]
 
 
 def test_every_word_is_there_in_every_language() -> None:
