@@ -5,7 +5,13 @@ import { active, layout, show } from '/web/lib/viewer.js';
 import { quantity, t } from '/web/lib/words.js';
 
 export const ICONS = { finding: 'scan-search', measurement: 'ruler', report: 'file-text', record: 'clipboard-list', guideline: 'book-open', rule: 'calculator' };
-export const WAYS = { measurement: 'measured', finding: 'seen', report: 'quoted', record: 'quoted', guideline: 'recommended', rule: 'computed' };
+const WAYS = { measurement: 'measured', finding: 'seen', report: 'quoted', record: 'quoted', guideline: 'recommended', rule: 'computed' };
+const READ = { archive: 'header', read_annotations: 'drawn' };
+// How a fact is known: what its statement looks like, and the word for it. What a header or somebody's outline says was seen by no model.
+export function way(evidence) {
+  const read = evidence?.kind === 'finding' ? READ[evidence.source.model] : undefined;
+  return read ? { look: 'quoted', word: `ways.${read}` } : { look: WAYS[evidence?.kind], word: `ways.${evidence?.kind}` };
+}
 
 const short = (text, most = 26) => (text.length > most ? `${text.slice(0, most - 1).trimEnd()}…` : text);
 export function label(evidence) {

@@ -4,7 +4,7 @@ import { confirm, rate } from '/web/lib/ask.js';
 import { Button, Icon, Picture, guarded, readable } from '/web/lib/common.js';
 import { propose } from '/web/lib/case.js';
 import { drawer, pane, said } from '/web/lib/store.js';
-import { WAYS, label } from '/web/lib/evidence.js';
+import { label, way } from '/web/lib/evidence.js';
 import { has, seconds, t } from '/web/lib/words.js';
 import { Chip } from '/web/parts/chip.js';
 
@@ -36,11 +36,11 @@ function Elapsed({ began }) {
 
 function Statement({ statement, evidence, urgent }) {
   const mine = statement.evidence.map((id) => evidence[id]).filter(Boolean);
-  const kind = mine[0]?.kind;
+  const { look, word } = way(mine[0]);
   const first = statement.evidence.some((id) => urgent.includes(id));
   const unsure = mine.some((e) => e.value?.checked === false);
   const picture = mine[0]?.value?.picture;
-  return html`<p class="statement ${first ? 'urgent' : WAYS[kind] ?? ''}" tabindex="-1"><span class="how"><${Icon} name=${first ? 'triangle-alert' : `way-${WAYS[kind] ?? 'seen'}`} />${first ? t('urgent') : t(`ways.${kind}`) ?? ''}${unsure && html`<span class="unsure"> · ${t('unchecked')}</span>`}</span>
+  return html`<p class="statement ${first ? 'urgent' : look ?? ''}" tabindex="-1"><span class="how"><${Icon} name=${first ? 'triangle-alert' : `way-${look ?? 'seen'}`} />${first ? t('urgent') : t(word) ?? ''}${unsure && html`<span class="unsure"> · ${t('unchecked')}</span>`}</span>
     <span class="words">${statement.text}</span> <span class="chips">${mine.map((e) => html`<${Chip} key=${e.id} evidence=${e} />`)}</span>
     ${picture && html`<${Picture} path=${picture} alt=${t('teaching_picture')} class="teaching" />`}</p>`;
 }
