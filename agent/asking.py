@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AnyMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 
 from agent.errors import PlannerDown
 from agent.turn import Turn
@@ -18,13 +18,30 @@ class Unusable(Exception):
     """A reply that isn't what was asked for: cut short, or not under its schema."""
 
 
+def asks(message: AnyMessage) -> bool:
+    """True for a question of the user's."""
+    return isinstance(message, HumanMessage) and message.additional_kwargs.get("step") is None
+
+
+def _read(turn: Turn, messages: list[AnyMessage]) -> list[AnyMessage]:
+    """What the model reads: all, or the system prompt, the newest case and no more than its last questions."""
+    starts = [n for n, m in enumerate(messages) if asks(m)]
+    if turn.reads is None or turn.model is turn.fallback or len(starts) <= turn.reads + 1:
+        return messages
+    case = [m for m in messages if m.additional_kwargs.get("step") == "case"][-1:]
+    recent = [m for m in messages[starts[-1 - turn.reads] :] if m.additional_kwargs.get("step") != "case"]
+    return [*messages[:1], *case, *recent]
+
+
 async def ask(turn: Turn, bound: Callable[[BaseChatModel], Any], messages: list[AnyMessage], read: Callable[[AIMessage], T]) -> T:
     """`read` of the model's reply. Raises PlannerDown or Unusable where no fallback can take over."""
     for attempt in (1, 2):
         try:
             left = turn.left()
             async with turn.place.away() if turn.waits else nullcontext():
-                reply = await asyncio.wait_for(bound(turn.model).ainvoke(messages), None if left is None else max(left, 5.0))
+                reply = await asyncio.wait_for(
+                    bound(turn.model).ainvoke(_read(turn, messages)), None if left is None else max(left, 5.0)
+                )
             if reply.response_metadata.get("finish_reason") == "length":
                 raise Unusable
             return read(reply)

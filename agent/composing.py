@@ -24,12 +24,14 @@ async def compose(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
     turn = runtime.context
     request = _request(state, turn)
     messages = state["messages"]
-    draft, made_up = await _drafted(turn, [*messages, request])
+    draft, made_up = await _drafted(turn, [*messages, request], _offered(state, turn))
     bad = _unsound(draft, turn) + [(s, [NO_SUCH_EVIDENCE]) for s in made_up]
     if bad:
         listed = as_data([{"statement": s.text, "evidence": s.evidence, "problems": why} for s, why in bad])
         again = HumanMessage(prompt("rewrite").replace("{problems}", listed), additional_kwargs={"step": "compose"})
-        draft, made_up = await _drafted(turn, [*messages, request, AIMessage(draft.model_dump_json()), again])
+        draft, made_up = await _drafted(
+            turn, [*messages, request, AIMessage(draft.model_dump_json()), again], _offered(state, turn)
+        )
     left = [LeftOut(text=s.text, reason=NO_SUCH_EVIDENCE).model_dump() for s in made_up]
     return {"draft": draft.model_dump(mode="json"), "left_out": left}
 
@@ -54,7 +56,7 @@ def request_of(evidence: Sequence[Evidence], missing: list[dict[str, Any]], choo
 
 
 def _request(state: State, turn: Turn) -> HumanMessage:
-    text = request_of(list(turn.evidence.values()), state.get("missing", []), _chooses(turn))
+    text = request_of([turn.evidence[i] for i in _offered(state, turn)], state.get("missing", []), _chooses(turn))
     step = {"step": "compose"}
     if turn.pictures is None or turn.model is turn.fallback:
         return HumanMessage(text, additional_kwargs=step)
@@ -64,14 +66,22 @@ def _request(state: State, turn: Turn) -> HumanMessage:
     return HumanMessage(content if slices else text, additional_kwargs=step)
 
 
+def _offered(state: State, turn: Turn) -> list[str]:
+    """Ids of the evidence that can be cited: all of it, or what this question's own calls found."""
+    if not turn.forgets:
+        return list(turn.evidence)
+    own = {i for row in [*state.get("steps", []), *state.get("conflicts", [])] for i in row["evidence"]}
+    return [i for i in turn.evidence if i in own]
+
+
 def _chooses(turn: Turn) -> bool:
     """True for a model that is too weak to write: it chooses evidence, which is told in its own sentences."""
     return turn.chooses and turn.model is not turn.fallback
 
 
-async def _drafted(turn: Turn, messages: list[AnyMessage]) -> tuple[Draft, list[Statement]]:
+async def _drafted(turn: Turn, messages: list[AnyMessage], citable: list[str]) -> tuple[Draft, list[Statement]]:
     """The planner's draft, and its statements that cite what isn't there."""
-    schema = (choice_schema if _chooses(turn) else draft_schema)(list(turn.evidence))
+    schema = (choice_schema if _chooses(turn) else draft_schema)(citable)
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
     def read(reply: AIMessage) -> tuple[Draft, list[Statement]]:

@@ -34,6 +34,8 @@ class Turn:
     """Key slices of evidence as data URLs, for a model that sees."""
     chooses: bool = False
     """True where `model` only chooses evidence, which is told in its own sentences."""
+    reads: int | None = None
+    """Earlier questions of the conversation that `model` reads; None: all. What those found isn't offered to a model that reads none."""
     seconds: float | None = None
     """Time limit of the answer; None: none."""
     waits: bool = False
@@ -53,6 +55,11 @@ class Turn:
     def left(self) -> float | None:
         """Seconds until the time limit, not below zero; None where there is none."""
         return None if self.seconds is None else max(0.0, self.seconds - (time.monotonic() - self.started))
+
+    @property
+    def forgets(self) -> bool:
+        """True for a model that reads the question at hand alone."""
+        return self.reads == 0 and self.model is not self.fallback
 
     def give_way(self, why: str) -> bool:
         """Let the fallback plan from here on; False where there is none, or it already does."""

@@ -99,9 +99,10 @@ def serve(
             _fail(SERVICE_DOWN, str(error), error.hint)
         except KeyboardInterrupt:
             return
-        choose = "CONSILIUM_LLM_CHOOSES=true " if chosen.chooses else ""
+        how = "CONSILIUM_LLM_CHOOSES=true " if chosen.chooses else ""
+        how += f"CONSILIUM_LLM_TURNS={chosen.turns} " if chosen.turns is not None else ""
         typer.echo(
-            f"Serving {chosen.name} at {served.url}. Then: {choose}consilium serve --llm-url {served.url} --llm-model {chosen.name}"
+            f"Serving {chosen.name} at {served.url}. Then: {how}consilium serve --llm-url {served.url} --llm-model {chosen.name}"
         )
         try:
             while not ended.wait(1):

@@ -284,7 +284,7 @@ def build(settings: Settings) -> House:
     builtin = (BuiltinPlanner.of(embedder), PlannerRef(kind="builtin", model=NAME))
     assistant = Assistant(archive, resources, memory, model, ref, settings.conversations_url or data / "checkpoints.db",
                           fallback=builtin if ref.kind == "llm" and settings.llm_fallback else None,
-                          seconds=settings.answer_timeout_s, chooses=settings.llm_chooses)  # fmt: skip
+                          seconds=settings.answer_timeout_s, chooses=settings.llm_chooses, reads=settings.llm_turns)  # fmt: skip
     viewer = Viewer(archive)
     archive.watchers.append(viewer.forget)
     return House(settings, archive, resources, memory, KeyRing(data / "access"), assistant, viewer, Adder(guidelines),

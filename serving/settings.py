@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     llm_chooses: bool = Field(
         False, description="The language model is too weak to write: it chooses evidence, told in its own sentences."
     )
+    llm_turns: int | None = Field(
+        None, ge=0, description="Earlier questions of a conversation that the language model reads; left out: all of them."
+    )
     llm_profiles: Path | None = Field(
         None, description="A hospital's own profiles for `llm serve`; left out: llm_profiles.yaml in the data folder."
     )

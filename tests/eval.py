@@ -188,6 +188,8 @@ def main() -> None:
             url, name = stack.enter_context(serving(args.serve)).url, args.serve
             if profile_of(name).chooses:
                 os.environ["CONSILIUM_LLM_CHOOSES"] = "true"
+            if (turns := profile_of(name).turns) is not None:
+                os.environ["CONSILIUM_LLM_TURNS"] = str(turns)
         agent, columns = eval_agent.measured(url, name)
         result["agent"] = agent
         if url and name:

@@ -11,6 +11,7 @@ import json
 import math
 import pickle
 import random
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -211,14 +212,19 @@ class Trainer:
             self._ids[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return self._ids[text]
 
-    def filled(self, transcript: Transcript, wordings: Sequence[Asked], first_round: bool = False) -> Row:
-        """What follows the front: the whole transcript, or the question and the calls of its first round."""
+    def filled(self, transcript: Transcript, wordings: Sequence[Asked], first_round: bool = False, later: int = 0) -> Row:
+        """What follows the front: the whole transcript, or the question and the calls of its first round.
+
+        `later`: added to the numbers of evidence, as if the question came later in a conversation.
+        """
         ids: list[int] = []
         learned: list[bool] = []
         for piece in transcript.pieces[: 2 if first_round else None]:
             text = piece.text
             for number, wording in enumerate(wordings):
                 text = text.replace(mark(number), wording.text)
+            if later:
+                text = re.sub(r'"E(\d+)"', lambda m: f'"E{int(m.group(1)) + later}"', text)
             found = self.ids(text)
             ids += found
             learned += [piece.learned] * len(found)
@@ -282,10 +288,10 @@ class Trainer:
                 rows.append(self.filled(by_meaning[meant], wordings, first_round=True))
         whole: list[Row] = []
         while len(whole) < long:
-            some = chance.sample(self.choosing if len(whole) % 2 else self.planning, 2)
+            some = chance.sample(self.planning if len(whole) % 3 == 2 else self.choosing, 2)
             transcript = min(some, key=lambda t: sum(len(p.text) for p in t.pieces))  # long ones cost more than they teach
             if (wordings := worded(transcript.meant, chance)) is not None:
-                whole.append(self.filled(transcript, wordings))
+                whole.append(self.filled(transcript, wordings, later=chance.choice([0, chance.randrange(90)])))
         front, own = next(iter(by_meaning.values())).front, self.material.conversations[0].front
         return [(front, rows + whole)] if front == own or not whole else [(front, rows), (own, whole)]
 

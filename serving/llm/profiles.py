@@ -54,6 +54,8 @@ class Profile(BaseModel):
     most_at_once: int | None = Field(None, ge=1)
     chooses: bool = False
     """The model is too weak to write: the agent has it choose evidence (CONSILIUM_LLM_CHOOSES)."""
+    turns: int | None = Field(None, ge=0)
+    """Earlier questions of a conversation that the model reads (CONSILIUM_LLM_TURNS); None: all."""
     extra: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")

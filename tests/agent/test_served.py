@@ -122,6 +122,23 @@ async def test_a_weak_model_chooses_evidence_that_is_told_in_its_own_sentences(m
     assert asked["tools"] == requests[0]["tools"] and asked["tool_choice"] == "none", "the prompt's front is the plan's"
 
 
+async def test_a_model_that_reads_no_earlier_questions_gets_the_one_at_hand_and_what_its_own_calls_found(make: Make) -> None:
+    chosen = [{"content": ""}, {"content": '{"abstained": false, "evidence": ["E1"]}'}]
+    replies = [tool_call("patient_record", {"topics": ["creatinine"]}), *chosen, tool_call("list_studies", {}), {"content": ""},
+               {"content": '{"abstained": false, "evidence": ["E3"]}'}]  # fmt: skip
+    with scripted_server(replies) as (url, requests):
+        async with make(url, fallback=False, chooses=True, reads=0) as assistant:
+            conversation = assistant.open(patient_id=sample.PATIENT_ID).id
+            await assistant.ask(conversation, QUESTION)
+            answer = await assistant.ask(conversation, "Which images are there?")
+    first, _, _, second, _, written = requests
+    assert second["messages"][:2] == first["messages"][:2] and second["messages"][2:] == [
+        {"role": "user", "content": "Which images are there?"}
+    ]
+    assert written["response_format"]["json_schema"]["schema"]["properties"]["evidence"]["items"]["enum"] == ["E3"]
+    assert "71" not in json.dumps(written["messages"]) and [s.evidence for s in answer.statements] == [["E3"]]
+
+
 async def test_a_reply_without_end_is_bounded_and_cut_ones_are_not_used(make: Make) -> None:
     """Cut by its bound, or a call that the server's parser couldn't read and left in the text."""
     lost = '<tool_call>{"name": "patient_record", "arguments": {"unit": "</tool_call>"}}</tool_call>'

@@ -1,12 +1,15 @@
 """How a served model plans, beside the built-in planner: `python -m tests.vllm.scores --serve box-planner --out served.json`.
 
-Two kinds of questions. *Unseen wordings*: of the phrasings that were kept from training (agent/training/questions.py), on the sample case; right is
+Three kinds of questions. *Unseen wordings*: of the phrasings that were kept from training (agent/training/questions.py), on the sample case; right is
 the set of tools that the built-in planner calls first for the plain wording. *Our own sets* (tests/data/asked*.txt, written before and apart from
 the phrasings): right is a first round with one of the expected tools (or what these need first) and no tool that the label doesn't allow.
+*Whole conversations* of ten questions in unseen wordings, with tools, evidence and statements: right is an answer that tells what the built-in planner's
+answer to the plain wording begins with, and no more beside that answer than of it.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -20,14 +23,18 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from pydantic import ValidationError
 
+from agent.answer import Answer, PlannerRef
+from agent.assistant import Assistant
 from agent.errors import PlannerDown
 from agent.guard import case_told
+from agent.memory import Memory
 from agent.planner.able import Able
 from agent.planner.builtin import BuiltinPlanner
 from agent.planner.rehearsal import inventory_of
 from agent.planner.remote import remote_planner
 from agent.prompts import prompt
 from agent.training.questions import Asked, Meant, asked, canonical, material, meanings
+from agent.training.transcripts import remembering
 from knowledge.guidelines.minilm import MiniLM
 from tests.asked import Line, described, lines
 from tests.eval import wilson
@@ -134,6 +141,81 @@ async def of_sets(model: BaseChatModel, chosen: Sequence[Line]) -> dict[str, Any
     return {**_share(right, len(chosen)), "calls": calls, "valid": valid, "wrong": wrong}
 
 
+@dataclass(frozen=True)
+class Answered:
+    """How one question of a conversation was answered beside the built-in planner's answer to its plain wording."""
+
+    question: str
+    wanted: frozenset[str]
+    """What the built-in planner's answer stands on, by title and sentence; its tools where it stands on nothing."""
+    first: str
+    """What that answer begins with."""
+    told: frozenset[str]
+    calls: int
+    valid: int
+
+    @property
+    def right(self) -> bool:
+        """It tells what the other begins with, and no more that the other doesn't tell than it does; or it tells nothing either."""
+        if not self.wanted:
+            return not self.told
+        return self.first in self.told and 2 * len(self.told & self.wanted) >= len(self.told)
+
+
+def conversations(many: int, turns: int = 10, seed: int = SEED) -> list[list[Asked]]:
+    """Conversations of different questions each, in wordings from frames that were never trained on."""
+    chance = random.Random(seed)
+    here = [m for m in meanings() if "only" not in material()["intents"][m.intent]]
+    found: list[list[Asked]] = []
+    while len(found) < many:
+        intents = chance.sample(sorted({m.intent for m in here}), turns)
+        one = [asked(chance.choice([m for m in here if m.intent == i]), chance, held=True) for i in intents]
+        if all(one):
+            found.append([a for a in one if a is not None])
+    return found
+
+
+async def of_conversations(
+    served: Assistant, builtin: Assistant, patient_id: str, asked_ones: Sequence[Sequence[Asked]]
+) -> dict[str, Any]:
+    """Share of the questions in whole conversations whose answer tells what the built-in planner tells of the plain wording, and of valid calls."""
+    known: dict[Meant, tuple[frozenset[str], str]] = {}
+    every: list[Answered] = []
+    for questions in asked_ones:
+        theirs = served.open(patient_id=patient_id)
+        for one in questions:
+            meant = one.meant[0]
+            if meant not in known:
+                plain = await builtin.ask(builtin.open(patient_id=patient_id).id, canonical(meant) + "?")
+                known[meant] = (frozenset(_stands_on(plain)), next(iter(_stands_on(plain)), ""))
+            answer = await served.ask(theirs.id, one.text)
+            every.append(
+                Answered(
+                    one.text,
+                    *known[meant],
+                    frozenset(_stands_on(answer)),
+                    len(answer.plan),
+                    sum(s.status in ("ok", "not_applicable") for s in answer.plan),
+                )
+            )
+    whole = [
+        all(a.right for a in every[n : n + len(q)])
+        for n, q in zip(itertools.accumulate([0, *map(len, asked_ones[:-1])]), asked_ones, strict=True)
+    ]
+    wrong = [
+        f"{a.question} -> {'; '.join(sorted(a.told))[:160] or 'nothing'} (wanted {a.first[:80] or 'nothing'})"
+        for a in every
+        if not a.right
+    ]
+    return {**_share(sum(a.right for a in every), len(every)), "conversations": len(whole), "without a wrong answer": sum(whole),
+            "calls": sum(a.calls for a in every), "valid": sum(a.valid for a in every), "wrong": wrong}  # fmt: skip
+
+
+def _stands_on(answer: Answer) -> list[str]:
+    of = {e.id: f"{e.title}: {e.statement}" for e in answer.evidence}
+    return list(dict.fromkeys(of[i] for s in answer.statements for i in s.evidence)) or [s.tool for s in answer.plan]
+
+
 def _share(right: int, n: int) -> dict[str, Any]:
     low, high = wilson(right, n)
     return {"right": right, "n": n, "value": round(right / n, 4), "low": round(low, 4), "high": round(high, 4)}
@@ -168,16 +250,49 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def on_the_sample(url: str, name: str, wordings: int = 300) -> dict[str, Any]:
-    """`scores` on the sample case, with some of what went wrong."""
+async def both(url: str, name: str, wordings: int) -> dict[str, Any]:
+    """`scores`, and whole conversations, on the sample case. The profile says how the model is asked."""
     from knowledge import sample
     from knowledge.case import open_case
+    from knowledge.guidelines.search import GuidelineIndex
+    from knowledge.records.search import RecordSearch
     from knowledge.studies.archive import Archive
+    from serving.llm.profiles import ProfileError, profile_of
+    from tools.base import Resources
+    from tools.models.catalogue import IN_THE_BOX, Catalogue
 
-    with TemporaryDirectory() as folder:
-        archive = Archive(Path(folder))
+    try:
+        how = {"chooses": profile_of(name).chooses, "reads": profile_of(name).turns}
+    except ProfileError:
+        how = {}
+    with TemporaryDirectory() as place:
+        folder, embedder = Path(place), MiniLM()
+        archive = Archive(folder / "archive")
         sample.load(archive)
-        found = asyncio.run(scores(url, name, open_case(archive, sample.PATIENT_ID).inventory(), wordings))
+        found = await scores(url, name, open_case(archive, sample.PATIENT_ID).inventory(), wordings)
+        resources = Resources(
+            Catalogue((IN_THE_BOX,)), GuidelineIndex(folder / "guidelines", embedder), embedder, RecordSearch(embedder)
+        )
+        chats = conversations(max(2, wordings // 30))
+        model = remote_planner(url, name, None, 60, Able(context=8192))
+        ref, own = PlannerRef(kind="llm", model=name), PlannerRef(kind="builtin", model="builtin")
+        with remembering():
+            async with (
+                Assistant(archive, resources, Memory(folder / "s.db"), model, ref, folder / "sc.db", **how) as served,
+                Assistant(
+                    archive, resources, Memory(folder / "b.db"), BuiltinPlanner.of(embedder), own, folder / "bc.db"
+                ) as builtin,
+            ):
+                for who, assistant in (("served", served), ("builtin", builtin)):
+                    found[who]["whole conversations, sample case"] = await of_conversations(
+                        assistant, builtin, sample.PATIENT_ID, chats
+                    )
+    return found
+
+
+def on_the_sample(url: str, name: str, wordings: int = 300) -> dict[str, Any]:
+    """Both planners beside each other, with some of what went wrong."""
+    found = asyncio.run(both(url, name, wordings))
     for one in [*found["served"].values(), *found["builtin"].values()]:
         one["wrong"] = one["wrong"][:40]
     return found
