@@ -52,10 +52,10 @@ def _fact(study: Study) -> Fact:
     parts = [f"{q.sequence or q.description or q.modality}" for q in study.series if q.is_image]
     shape = study.series[0].shape
     when = f"dated {study.date}" if study.date else "without a date"
-    body = study.body_part.lower() or "body part not stated"
+    body = f" of the {study.body_part.lower()}" if study.body_part else ", body part not stated"
     modalities = "/".join(study.image_modalities)
     size = f" ({' x '.join(map(str, shape))} voxels)" if len({tuple(s.shape) for s in study.series}) == 1 else ""
-    statement = f"Study {study.handle} is a {modalities} of the {body}, {when}, with {len(study.series)} series: " + (
+    statement = f"Study {study.handle} is a {modalities}{body}, {when}, with {len(study.series)} series: " + (
         f"{', '.join(parts[:12])}{' …' if len(parts) > 12 else ''}{size}."
     )
     value = {"handle": study.handle, "modalities": study.modalities, "date": study.date, "series": parts,

@@ -57,6 +57,7 @@ TECHNICAL = [
     "RescaleIntercept", "RescaleType", "WindowCenter", "WindowWidth", "VOILUTFunction", "PhotometricInterpretation", "BitsStored",
     "ImageType", "LossyImageCompression", "Laterality", "ViewPosition", "Units", "EstimatedRadiographicMagnificationFactor",
     "AcquisitionContrast", "CardiacCyclePosition", "BurnedInAnnotation", "PatientIdentityRemoved", "FrameOfReferenceUID",
+    "FrameTime", "CineRate", "RecommendedDisplayFrameRate",
 ]  # fmt: skip
 
 

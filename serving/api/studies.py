@@ -342,7 +342,7 @@ def list_patients(house: HouseDep, who: Caller, grant: Granted) -> list[str]:
 @router.get("/v1/patients/{patient_id}/timeline", operation_id="timeline", summary="Studies, reports and records in time")
 def timeline(house: HouseDep, who: Caller, patient_id: str) -> list[TimelineEntry]:
     house.archive.patient(patient_id)
-    entries = [TimelineEntry(date=s.date, kind="study", id=s.id, title=f"{'/'.join(s.modalities)} {s.body_part}: {s.description}")
+    entries = [TimelineEntry(date=s.date, kind="study", id=s.id, title=": ".join(w for w in (f"{'/'.join(s.modalities)} {s.body_part}".strip(), s.description) if w))
                for s in house.archive.studies(patient_id)]  # fmt: skip
     entries += [TimelineEntry(date=r.date, kind="report", id=r.id, title=r.title) for r in house.archive.reports(patient_id)]
     entries += [TimelineEntry(date=i.date, kind="record", id=i.id, title=i.name if i.value is None else

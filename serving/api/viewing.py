@@ -18,10 +18,18 @@ Count = Annotated[int, Query(ge=1, le=frames.MOST)]
 
 @router.get("/v1/studies/{study_id}/series/{series_id}/display", operation_id="show_display", summary="How a series is shown")
 def display(house: HouseDep, who: Caller, study_id: str, series_id: str) -> dict[str, Any]:
-    """Size, pixel distances in mm, window (centre, width), scale of the frames' numbers, sides, and the masks made from it."""
+    """Size, pixel distances in mm, milliseconds between frames of a film, window (centre, width), scale of the frames' numbers, sides, and the masks made from it."""
     series = series_of(house, study_id, series_id)
     told = house.viewer.shown(series.id)
-    return {**vars(told), "masks": mask_files(house.archive.derived(series.id))}
+    return {**vars(told), "masks": mask_files(house.archive.derived(series.id)), "frame_ms": frame_ms(series.header)}
+
+
+def frame_ms(header: dict[str, Any]) -> float | None:
+    """Milliseconds between the frames of a film, as its header has them (DICOM PS3.3 C.7.6.5, Cine: Frame Time, Cine Rate,
+    Recommended Display Frame Rate); None where it says nothing that can be played."""
+    rates = [header.get(name) for name in ("CineRate", "RecommendedDisplayFrameRate")]
+    found = [header.get("FrameTime"), *(1000 / r for r in rates if isinstance(r, int | float) and r > 0)]
+    return next((round(float(ms), 2) for ms in found if isinstance(ms, int | float) and 4 <= ms <= 2000), None)
 
 
 @router.get("/v1/studies/{study_id}/series/{series_id}/frames.bin", operation_id="read_frames", summary="Frames as numbers",

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from agent.testing import dicom_series
 from knowledge import sample
@@ -109,6 +110,42 @@ async def test_a_new_user_gets_to_a_mask_in_three_clicks(link: str) -> None:
         await page.locator(".answer .statement .chip.kind-measurement").first.click(timeout=90_000)
         await expect(page.locator("#drawer h3")).to_be_visible()
         await outlined(page)
+
+
+async def test_an_ultrasound_film_is_played_and_a_photo_shown(data: Path, tmp_path: Path) -> None:
+    """Colour frames of a real film (pydicom's example) run at the header's rate; a photo is a stack of one, without a film."""
+    from playwright.async_api import expect
+    from pydicom import examples
+
+    film = io.BytesIO()
+    made = pydicom.dcmread(examples.get_path("ybr_color"))
+    made.PatientID = "FILM"
+    made.save_as(film)
+    photo = io.BytesIO()
+    Image.fromarray(np.full((60, 80, 3), (200, 40, 40), np.uint8)).save(photo, "PNG")
+    archive = Archive(data / "archive")
+    archive.add([Incoming("us.dcm", film.getvalue())])
+    archive.add([Incoming("skin.png", photo.getvalue())], Hints(patient_id="PHOTO"))
+    with served(data) as url:
+        async with browsing(url) as page:
+            await page.select_option("#patient", "FILM")
+            canvas = page.locator("#canvas")
+            await expect(canvas).to_have_attribute("data-frame", "15")
+            await page.get_by_role("button", name="Play the film").click()
+            await expect(canvas).to_have_attribute("data-frame", re.compile(r"^2\d$"))
+            await expect(canvas).to_have_attribute("data-frame", re.compile(r"^\d$"))  # from the start again
+            await page.screenshot(path=tmp_path / "film.png")
+            await canvas.focus()
+            await page.keyboard.press(" ")
+            await expect(page.get_by_role("button", name="Play the film")).to_be_visible()
+            stopped = await canvas.get_attribute("data-frame")
+            await asyncio.sleep(0.5)
+            assert await canvas.get_attribute("data-frame") == stopped
+            await page.select_option("#patient", "PHOTO")
+            await expect(page.locator("#where")).to_have_text("1 / 1")
+            await expect(page.get_by_role("button", name="Play the film")).to_have_count(0)
+            assert await page.evaluate(COLOURED) > 1000
+            await page.screenshot(path=tmp_path / "photo.png")
 
 
 async def test_planes_and_solid_comparing_windows_and_the_place_that_was_clicked(link: str, tmp_path: Path) -> None:

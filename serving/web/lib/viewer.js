@@ -37,6 +37,21 @@ export function go(n, frame) {
     put(other, { exact: Math.max(0, Math.min(twin.shown.frames - 1, exact)), frame: clamp(Math.round(exact), twin) });
   }
 }
+// Plays the stack as a film, by its own time between frames, or ten frames a second where the file has none.
+export const playing = signal(false);
+export function play() {
+  playing.value = !playing.value && here()?.shown.frames > 1;
+  let due = performance.now();
+  const tick = (now) => {
+    const pane = here();
+    if (!playing.value || !pane || !['one', 'two'].includes(layout.value)) { playing.value = false; return; }
+    const each = pane.shown.frame_ms ?? 100;
+    const by = Math.floor((now - due) / each);
+    if (by > 0) { due += by * each; go(active.value, (pane.frame + by) % pane.shown.frames); }
+    requestAnimationFrame(tick);
+  };
+  if (playing.value) requestAnimationFrame(tick);
+}
 export const step = (by) => { const pane = here(); if (pane) go(active.value, pane.frame + by); };
 
 const images = (study) => study.series.filter((s) => s.shape.length === 3 && !['SEG', 'RTSTRUCT'].includes(s.modality));

@@ -42,7 +42,7 @@ export function Palette() {
     <ul id="places" role="listbox" aria-label=${t('go_anywhere')}>${found.map((p, k) => html`<li key=${`${p.icon}${p.text}`} id=${`place-${k}`} role="option" aria-selected=${k === at} onClick=${() => go(p)}><${Icon} name=${p.icon} />${p.text}</li>`)}</ul></dialog>`;
 }
 
-const KEYS = [['/', 'question'], ['⌘K', 'go_anywhere'], ['j k', 'key_statements'], ['e', 'key_open'], ['[ ]', 'key_slices'], ['w', 'next_window'], ['c', 'layouts.two'], ['.', 'stop'], ['n', 'new_conversation'], ['?', 'keys']];
+const KEYS = [['/', 'question'], ['⌘K', 'go_anywhere'], ['j k', 'key_statements'], ['e', 'key_open'], ['[ ]', 'key_slices'], ['␣', 'play'], ['w', 'next_window'], ['c', 'layouts.two'], ['.', 'stop'], ['n', 'new_conversation'], ['?', 'keys']];
 export function Help() {
   const box = useRef(null);
   useEffect(() => { if (help.value) box.current.showModal(); else box.current?.close(); }, [help.value]);

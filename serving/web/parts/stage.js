@@ -5,12 +5,12 @@ import { draw, labelAt, probe } from '/web/lib/draw.js';
 import { frame, mask } from '/web/lib/frames.js';
 import { open } from '/web/lib/evidence.js';
 import { drawer, folded, pane as tab, place, theme, turns } from '/web/lib/store.js';
-import { active, change, compare, fit, geometry, go, here, layout, linked, opacity, panes, preset, PRESETS, show, step, tool, usable, windowOf } from '/web/lib/viewer.js';
+import { active, change, compare, fit, geometry, go, here, layout, linked, opacity, panes, play, playing, preset, PRESETS, show, step, tool, usable, windowOf } from '/web/lib/viewer.js';
 import { quantity, t } from '/web/lib/words.js';
 import { Solid } from '/web/parts/solid.js';
 
 const named = (series) => `${series.handle} ${series.sequence ?? series.description} (${series.modality})`;
-export const title = (pane) => `${pane.study.handle} · ${pane.study.date ?? t('undated')} · ${pane.series.sequence ?? pane.series.description}`;
+export const title = (pane) => [pane.study.handle, pane.study.date ?? t('undated'), pane.series.sequence || pane.series.description].filter(Boolean).join(' · ');
 
 function Stack({ n }) {
   const canvas = useRef(null);
@@ -108,6 +108,7 @@ function Stack({ n }) {
     else if (event.key === '+' || event.key === '=') change(n, (p) => ({ zoom: Math.min(20, p.zoom * 1.2) }));
     else if (event.key === '-') change(n, (p) => ({ zoom: Math.max(0.5, p.zoom / 1.2) }));
     else if (event.key === '0') fit(n);
+    else if (event.key === ' ') { event.preventDefault(); play(); }
   };
   const [centre, width] = pane ? windowOf(pane) : [0, 0];
   const sides = pane?.shown.sides;
@@ -153,6 +154,7 @@ export function Toolbar() {
       aria-pressed=${layout.value === name} onClick=${guarded(async () => { if (name === 'two') { if (layout.value !== 'two') await compare(); } else layout.value = name; })} />`)}</div>
     ${flat && html`<div class="group" role="group" aria-label=${t('drag')}>${TOOLS.map(([name, icon]) => html`<${Button} key=${name} icon=${icon} label=${t(`tools_of_viewer.${name}`)} class="button tool"
       aria-pressed=${tool.value === name} onClick=${() => { tool.value = name; }} />`)}</div>
+    ${pane?.shown.frames > 1 && html`<${Button} icon=${playing.value ? 'pause' : 'play'} label=${t(playing.value ? 'pause' : 'play')} class="button tool" onClick=${play} />`}
     ${pane && !pane.shown.colour && html`<select aria-label=${t('window')} value=${pane.preset} onChange=${(e) => preset(e.target.value)}>
       <option value="auto">${t('windows.auto')}</option>${pane.preset === 'own' && html`<option value="own">${t('windows.own')}</option>`}
       ${pane.shown.unit === 'HU' && Object.keys(PRESETS).map((name) => html`<option key=${name} value=${name}>${t(`windows.${name}`)}</option>`)}</select>`}
