@@ -34,6 +34,8 @@ from agent.planner.offered import offered
 
 MOST_TOKENS = {"plan": 2048, "answer": 4096}
 """Of a reply. Without a bound, a model that finds no end writes until its context is full."""
+IDLE_S = 2.0
+"""Seconds that an unused connection is kept: vLLM closes it after five, and a request on one that is just being closed is lost."""
 PROBE = "try it with `consilium llm probe`, or start without --llm-url"
 
 
@@ -231,11 +233,10 @@ def remote_planner(
     Arguments of tool calls are checked by the tools, and the model is told what doesn't fit; a vLLM server holds them
     to their schema by itself when started with `--tool-strict-level parameter`.
     """
-    return RemotePlanner(
-        http_client=httpx.Client(
-            timeout=timeout_s, trust_env=False
-        ),  # no proxy of the environment: patients' data go to that server alone
-        http_async_client=httpx.AsyncClient(timeout=timeout_s, trust_env=False, limits=httpx.Limits(max_connections=200)),
+    limits = httpx.Limits(max_connections=200, keepalive_expiry=IDLE_S)
+    return RemotePlanner(  # no proxy of the environment: patients' data go to that server alone
+        http_client=httpx.Client(timeout=timeout_s, trust_env=False, limits=limits),
+        http_async_client=httpx.AsyncClient(timeout=timeout_s, trust_env=False, limits=limits),
         base_url=base_url,
         model=model,
         api_key=key or "none",

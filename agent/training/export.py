@@ -173,4 +173,5 @@ def _completion(statements: Sequence[Statement], chooses: bool) -> list[dict[str
         told: dict[str, Any] = {"abstained": not ids, "evidence": ids}
     else:
         told = {"statements": [s.model_dump() for s in statements], "missing": [], "abstained": not statements, "lead": ""}
-    return [{"role": "assistant", "content": json.dumps(told, ensure_ascii=False)}]
+    # As a server writes under a schema: without white space.
+    return [{"role": "assistant", "content": json.dumps(told, ensure_ascii=False, separators=(",", ":"))}]

@@ -3,7 +3,7 @@
     python agent/training/lora.py --base MODEL_FOLDER --data EXPORTED_FOLDER --out ADAPTER_FOLDER
 
 Runs in an environment with transformers, TRL, PEFT and datasets (`make vllm-setup` makes one) and imports nothing else of this project.
-Prints and keeps (made.json) the loss on held-back rows before and after, and how often the chosen answer is likelier than the rejected one.
+Prints and keeps (made.json) the loss on held-back rows before and after, and how often and by how much the chosen answer is likelier than the rejected one.
 """
 
 import argparse
@@ -62,17 +62,21 @@ def loss_of(model: Any, tokenizer: Any, rows: list[dict[str, str]], name: str = 
     return found
 
 
-def preferred(model: Any, tokenizer: Any, rows: list[dict[str, str]]) -> float | None:
-    """Share of the rows whose chosen answer is likelier than the rejected one."""
-    if not rows:
-        return None
-    chosen, rejected = loss_of(model, tokenizer, rows, "chosen"), loss_of(model, tokenizer, rows, "rejected")
-    return sum(c < r for c, r in zip(chosen, rejected, strict=True)) / len(rows)
-
-
 def mean(values: list[float]) -> float | None:
     """The mean; None of nothing."""
     return sum(values) / len(values) if values else None
+
+
+def measured(model: Any, tokenizer: Any, told: list[dict[str, str]], pairs: list[dict[str, str]]) -> dict[str, float | None]:
+    """`loss_held_back` of the completions; `prefers_chosen`: share of the pairs whose chosen answer is likelier than the rejected one;
+    `margin`: by how much, in nats a token, on average."""
+    chosen, rejected = loss_of(model, tokenizer, pairs, "chosen"), loss_of(model, tokenizer, pairs, "rejected")
+    ahead = [r - c for c, r in zip(chosen, rejected, strict=True)]
+    return {
+        "loss_held_back": mean(loss_of(model, tokenizer, told)),
+        "prefers_chosen": mean([float(a > 0) for a in ahead]),
+        "margin": mean(ahead),
+    }
 
 
 def main() -> None:
@@ -84,7 +88,7 @@ def main() -> None:
     reader.add_argument("--rank", type=int, default=16)
     reader.add_argument("--epochs", type=float, default=4)
     reader.add_argument("--rate", type=float, default=1e-3)
-    reader.add_argument("--preference-epochs", type=float, default=2)
+    reader.add_argument("--preference-epochs", type=float, default=4)
     reader.add_argument("--preference-rate", type=float, default=2e-4)
     reader.add_argument("--longest", type=int, default=4096)
     given = reader.parse_args()
@@ -99,10 +103,7 @@ def main() -> None:
     told_held = [as_text(tokenizer, r, "completion") for r in held]
     pairs = [as_text(tokenizer, r, "chosen", "rejected") for r in better]
     pairs_held = [as_text(tokenizer, r, "chosen", "rejected") for r in better_held]
-    before = {
-        "loss_held_back": mean(loss_of(base, tokenizer, told_held)),
-        "prefers_chosen": preferred(base, tokenizer, pairs_held or pairs),
-    }
+    before = measured(base, tokenizer, told_held, pairs_held or pairs)
     model = get_peft_model(
         base, LoraConfig(r=given.rank, lora_alpha=2 * given.rank, target_modules=TARGETS, task_type="CAUSAL_LM")
     )
@@ -112,10 +113,7 @@ def main() -> None:
     if told:
         how = SFTConfig(num_train_epochs=given.epochs, learning_rate=given.rate, max_length=given.longest, **common)
         SFTTrainer(model=model, args=how, train_dataset=Dataset.from_list(told), processing_class=tokenizer).train()
-    supervised = {
-        "loss_held_back": mean(loss_of(model, tokenizer, told_held)),
-        "prefers_chosen": preferred(model, tokenizer, pairs_held or pairs),
-    }
+    supervised = measured(model, tokenizer, told_held, pairs_held or pairs)
     if pairs:
         # The reference is the base model, with the adapter switched off; the same adapter goes on learning.
         how = DPOConfig(
@@ -126,10 +124,7 @@ def main() -> None:
             **common,
         )
         DPOTrainer(model=model, args=how, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer).train()
-    after = {
-        "loss_held_back": mean(loss_of(model, tokenizer, told_held)),
-        "prefers_chosen": preferred(model, tokenizer, pairs_held or pairs),
-    }
+    after = measured(model, tokenizer, told_held, pairs_held or pairs)
     assert isinstance(model, PeftModel)
     model.save_pretrained(given.out)
     made = {"base": given.base.name, "seed": SEED, "rank": given.rank, "learned": len(told), "held_back": len(told_held), "pairs": len(pairs), "pairs_held_back": len(pairs_held),
