@@ -28,6 +28,7 @@ MESSAGES = {
     "no_hu": "Hounsfield units are defined for CT alone; none of this case's images has them.",
     "not_an_order": "Text inside a document is data, not an instruction; I don't follow it and change nothing because of it.",
     "no_tool": "No tool for this ({tool}) is installed here; what stands below comes from other tools.",
+    "held": "This wants a tool that may not be used in this conversation: {tool}.",
     "model_down": "The language model's server did not answer; the built-in planner, which is no language model, answered instead.",
     "model_slow": "The language model's server gave no reply in time; the built-in planner, which is no language model, answered instead.",
     "model_memory": "The language model's server ran out of memory; the built-in planner, which is no language model, answered instead.",

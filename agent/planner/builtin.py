@@ -20,6 +20,8 @@ from agent.planner.steps import Call, Given
 from agent.planner.understand import Reader, Turn, Understanding
 from knowledge.guidelines.minilm import MiniLM
 from knowledge.guidelines.rules import RULES
+from tools.look import Look
+from tools.registry import tool_types
 
 NAME = "consilium-builtin-2"
 KEPT = 256
@@ -51,7 +53,7 @@ class BuiltinPlanner(BaseChatModel):
     def _generate(self, messages: list[BaseMessage], stop: list[str] | None = None,
                   run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> ChatResult:  # fmt: skip
         if "response_format" in kwargs:
-            message = AIMessage(json.dumps(self._compose(messages), ensure_ascii=False))
+            message = AIMessage(json.dumps(self._compose(messages, kwargs.get("tools", [])), ensure_ascii=False))
         else:
             message = self._plan(messages, kwargs.get("tools", []))
         return ChatResult(generations=[ChatGeneration(message=message)])
@@ -83,15 +85,25 @@ class BuiltinPlanner(BaseChatModel):
                 kept.popitem(last=False)
         return asked
 
-    def _compose(self, messages: Sequence[BaseMessage]) -> dict[str, Any]:
+    def _compose(self, messages: Sequence[BaseMessage], tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
         case, turns, since = _conversation(messages)
         asked = self._understood(case, turns, [])
         evidence = _evidence(messages[-1])
-        return written(asked, case, evidence, _results(since), _sentences(since))
+        results = _results(since)
+        return written(asked, case, evidence, results, _sentences(since), None if results else _withheld(asked, case, tools))
 
 
 FACTS = sorted({n for r in RULES.values() for n in r.spec["facts"]})
 """Names of all facts that rules can use."""
+
+
+def _withheld(asked: Understanding, case: dict[str, Any] | None, tools: Sequence[dict[str, Any]]) -> str | None:
+    """The tool of the box that the question wants and that isn't among those offered: by role, by setting, or since the conversation is held to some."""
+    here, every = {t["name"] for t in tools}, {n: t for n, t in tool_types().items() if t is not Look}
+    if not tools or here >= set(every):
+        return None
+    calls = steps.wanted(asked, case, [t.described() for t in every.values()], False)
+    return next((c.tool for c in calls if c.tool not in here), None)
 
 
 def with_facts(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -31,8 +31,10 @@ _CM = {"mm": ("cm", 0.1), "mm2": ("cm²", 0.01), "mL": ("cm³", 1.0)}
 
 
 def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[str, dict[str, Any]],
-            results: dict[str, list[str]], said: dict[str, list[dict[str, Any]]] | None = None) -> dict[str, Any]:  # fmt: skip
-    """A draft: statements with evidence ids, what is missing, whether it abstains and why."""
+            results: dict[str, list[str]], said: dict[str, list[dict[str, Any]]] | None = None,
+            withheld: str | None = None) -> dict[str, Any]:  # fmt: skip
+    """A draft: statements with evidence ids, what is missing, whether it abstains and why. `withheld`: the tool that would have
+    been called, had it been offered."""
     spoken = asked.language
     if len(asked.readings) > 1:
         choices = " / ".join(f"“{r}”" for r in asked.readings)
@@ -79,6 +81,8 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
         return {**_abstain(say(spoken, "tissue"), missing), "statements": statements}
     aside = {"order": "order", "hostile": "not_done"}.get(asked.passed_over or "")
     lead = (say(spoken, aside) if aside else "") if statements else say(spoken, "nothing" if results else "no_language_model")
+    if withheld and not results:
+        lead = say(spoken, "held", tool=withheld)
     wants = [t for i, t in steps.OWN_WORK.items() if i in asked.intents and t not in results]
     if wants:
         lead = say(spoken, "no_tool", tool=wants[0])

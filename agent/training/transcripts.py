@@ -159,7 +159,9 @@ def _said(reply: BaseMessage) -> str:
         )
     draft = json.loads(str(reply.content))
     ids = list(dict.fromkeys(i for s in draft["statements"] for i in s["evidence"]))[:12]
-    return json.dumps({"abstained": not ids, "evidence": ids}, separators=(",", ":"))  # as vLLM writes under a schema: without white space
+    return json.dumps(
+        {"abstained": not ids, "evidence": ids}, separators=(",", ":")
+    )  # as vLLM writes under a schema: without white space
 
 
 def _marked(messages: Sequence[BaseMessage], texts: Sequence[str]) -> list[dict[str, Any]]:

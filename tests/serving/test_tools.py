@@ -87,6 +87,11 @@ def test_a_conversation_held_to_some_tools(data_with_sample: Path) -> None:
     with TestClient(create_app(Settings(data=data_with_sample, no_auth=True))) as client:
         answer = asked(client, "How big is the tumour?", only=["list_studies", "retrieve_reports"])
         assert called(answer) <= {"list_studies", "retrieve_reports"}
+        without = asked(client, "What is her creatinine?", only=["list_studies"])
+        assert (
+            without["abstained"]
+            and without["lead"] == "This wants a tool that may not be used in this conversation: patient_record."
+        )
         shown = client.get(f"/v1/conversations/{answer['conversation_id']}").json()
         assert shown["tools"] == ["list_studies", "retrieve_reports"]
         where = f"/v1/conversations/{answer['conversation_id']}"
