@@ -390,7 +390,7 @@ def main() -> None:
     reader.add_argument("--conversations", type=int, default=600)
     reader.add_argument("--cases", type=int, default=32)
     reader.add_argument(
-        "--turns", type=int, nargs="+", default=[2, 3], help="Questions of a conversation that isn't of one alone."
+        "--turns", type=int, nargs="+", default=[1], help="Questions of a conversation that isn't of one alone."
     )
     reader.add_argument("--short", type=int, default=40)
     reader.add_argument("--long", type=int, default=2)
@@ -428,7 +428,7 @@ def main() -> None:
     told = {
         "parameters": parameters,
         "seed": SEED,
-        "trained": [*earlier, {n: getattr(given, n) for n in ("bare", "steps", "short", "long", "rate")}],
+        "trained": [*earlier, {n: getattr(given, n) for n in ("bare", "steps", "short", "long", "rate", "turns")}],
         "size": given.size,
         **trainer.scores(600),
     }
