@@ -152,6 +152,7 @@ export function Toolbar() {
       ${study && usable(study).map((s) => html`<option key=${s.id} value=${s.id}>${named(s)}</option>`)}</select>
     <div class="group" role="group" aria-label=${t('layout')}>${LAYOUTS.map(([name, icon]) => html`<${Button} key=${name} icon=${icon} label=${t(`layouts.${name}`)} class="button tool" disabled=${!pane}
       aria-pressed=${layout.value === name} onClick=${guarded(async () => { if (name === 'two') { if (layout.value !== 'two') await compare(); } else layout.value = name; })} />`)}</div>
+    <${Button} icon="maximize" label=${t('fit')} class="button tool" disabled=${!pane} onClick=${() => fit()} />
     ${flat && html`<div class="group" role="group" aria-label=${t('drag')}>${TOOLS.map(([name, icon]) => html`<${Button} key=${name} icon=${icon} label=${t(`tools_of_viewer.${name}`)} class="button tool"
       aria-pressed=${tool.value === name} onClick=${() => { tool.value = name; }} />`)}</div>
     ${pane?.shown.frames > 1 && html`<${Button} icon=${playing.value ? 'pause' : 'play'} label=${t(playing.value ? 'pause' : 'play')} class="button tool" onClick=${play} />`}
@@ -159,7 +160,6 @@ export function Toolbar() {
       <option value="auto">${t('windows.auto')}</option>${pane.preset === 'own' && html`<option value="own">${t('windows.own')}</option>`}
       ${pane.shown.unit === 'HU' && Object.keys(PRESETS).map((name) => html`<option key=${name} value=${name}>${t(`windows.${name}`)}</option>`)}</select>`}
     <${Masks} n=${n} /><${KeyImages} />
-    <${Button} icon="maximize" label=${t('fit')} class="button tool" disabled=${!pane} onClick=${() => fit()} />
     ${layout.value === 'two' && html`<${Button} icon=${linked.value ? 'link' : 'unlink'} label=${t('linked')} class="button tool" aria-pressed=${linked.value} onClick=${() => { linked.value = !linked.value; }} />`}`}
   </div>`;
 }
