@@ -1,6 +1,7 @@
 """Ask the chat model: within the time left, once more where its reply can't be used, and the built-in planner where it fails."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -24,7 +25,32 @@ def asks(message: AnyMessage) -> bool:
 
 
 def _read(turn: Turn, messages: list[AnyMessage]) -> list[AnyMessage]:
-    """What the model reads: all, or the system prompt, the newest case and no more than its last questions."""
+    """What the model reads: all, or the system prompt, the newest case and no more than its last questions. To one that reads the question at
+    hand alone, its evidence is counted from one (`turn.names`), as if the conversation began there."""
+    recent = _recent(turn, messages)
+    turn.names = {}
+    if not turn.forgets:
+        return recent
+    ids = {i for m in recent for i in _ID.findall(m.text)}
+    turn.names = {i: f"E{n}" for n, i in enumerate(sorted(ids, key=lambda i: int(i[1:])), 1)}
+    return [m.model_copy(update={"content": _in_parts(m.content, turn.names)}) for m in recent]
+
+
+def _in_parts(content: Any, names: dict[str, str]) -> Any:
+    if isinstance(content, str):
+        return renamed(content, names)
+    return [{**p, "text": renamed(p["text"], names)} if isinstance(p, dict) and "text" in p else p for p in content]
+
+
+_ID = re.compile(r'(?<=")E\d+(?=")')
+
+
+def renamed(text: str, names: dict[str, str]) -> str:
+    """`text` with other names for the evidence ids in it, which stand in quotation marks."""
+    return _ID.sub(lambda m: names.get(m.group(), m.group()), text)
+
+
+def _recent(turn: Turn, messages: list[AnyMessage]) -> list[AnyMessage]:
     starts = [n for n, m in enumerate(messages) if asks(m)]
     if turn.reads is None or turn.model is turn.fallback or len(starts) <= turn.reads + 1:
         return messages
@@ -39,9 +65,8 @@ async def ask(turn: Turn, bound: Callable[[BaseChatModel], Any], messages: list[
         try:
             left = turn.left()
             async with turn.place.away() if turn.waits else nullcontext():
-                reply = await asyncio.wait_for(
-                    bound(turn.model).ainvoke(_read(turn, messages)), None if left is None else max(left, 5.0)
-                )
+                told = _read(turn, messages)
+                reply = await asyncio.wait_for(bound(turn.model).ainvoke(told), None if left is None else max(left, 5.0))
             if reply.response_metadata.get("finish_reason") == "length":
                 raise Unusable
             return read(reply)
@@ -54,4 +79,5 @@ async def ask(turn: Turn, bound: Callable[[BaseChatModel], Any], messages: list[
                     error if isinstance(error, PlannerDown) else PlannerDown("the language model took too long", "ask again")
                 ) from error
             break
-    return read(await bound(turn.model).ainvoke(messages))
+    told = _read(turn, messages)
+    return read(await bound(turn.model).ainvoke(told))

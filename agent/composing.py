@@ -10,7 +10,7 @@ from langgraph.runtime import Runtime
 
 from agent import grounding
 from agent.answer import Draft, LeftOut, Statement, choice_schema, draft_schema
-from agent.asking import Unusable, ask
+from agent.asking import Unusable, ask, renamed
 from agent.guard import as_data
 from agent.prompts import prompt
 from agent.turn import State, Turn
@@ -81,12 +81,11 @@ def _chooses(turn: Turn) -> bool:
 
 async def _drafted(turn: Turn, messages: list[AnyMessage], citable: list[str]) -> tuple[Draft, list[Statement]]:
     """The planner's draft, and its statements that cite what isn't there."""
-    schema = (choice_schema if _chooses(turn) else draft_schema)(citable)
-    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
     def read(reply: AIMessage) -> tuple[Draft, list[Statement]]:
         try:
-            data = json.loads(reply.content if isinstance(reply.content, str) else "")
+            written = reply.content if isinstance(reply.content, str) else ""
+            data = json.loads(renamed(written, {name: i for i, name in turn.names.items()}))
             if "statements" not in data and isinstance(data.get("evidence"), list):
                 data["statements"] = [_own_sentence(i, turn) for i in dict.fromkeys(data.pop("evidence"))]
             known, said = set(turn.evidence), data.get("statements", [])
@@ -101,6 +100,8 @@ async def _drafted(turn: Turn, messages: list[AnyMessage], citable: list[str]) -
     tools = turn.make_tools(lambda done, total: None, lambda: False)
 
     def bound(model: BaseChatModel) -> Any:
+        schema = (choice_schema if _chooses(turn) else draft_schema)([turn.names.get(i, i) for i in citable])
+        wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
         # The tools stay in front, so that the prompt begins as the plan's did and is found in the server's cache.
         return model.bind_tools(tools, inventory=turn.inventory, tool_choice="none").bind(response_format=wanted)
 

@@ -45,6 +45,8 @@ class Turn:
     case_key: str = ""
     """Changes with what the case holds: results of an older case aren't used again."""
     evidence: dict[str, Evidence] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    """What a model that forgets reads in place of evidence ids, by id: those of the question at hand, counted from one."""
     fell_back: str | None = None
     """Why `fallback` took over: a name of agent.language."""
     place: Place = field(default_factory=Place)

@@ -11,7 +11,6 @@ import json
 import math
 import pickle
 import random
-import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -212,19 +211,14 @@ class Trainer:
             self._ids[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return self._ids[text]
 
-    def filled(self, transcript: Transcript, wordings: Sequence[Asked], first_round: bool = False, later: int = 0) -> Row:
-        """What follows the front: the whole transcript, or the question and the calls of its first round.
-
-        `later`: added to the numbers of evidence, as if the question came later in a conversation.
-        """
+    def filled(self, transcript: Transcript, wordings: Sequence[Asked], first_round: bool = False) -> Row:
+        """What follows the front: the whole transcript, or the question and the calls of its first round."""
         ids: list[int] = []
         learned: list[bool] = []
         for piece in transcript.pieces[: 2 if first_round else None]:
             text = piece.text
             for number, wording in enumerate(wordings):
                 text = text.replace(mark(number), wording.text)
-            if later:
-                text = re.sub(r'"E(\d+)"', lambda m: f'"E{int(m.group(1)) + later}"', text)
             found = self.ids(text)
             ids += found
             learned += [piece.learned] * len(found)
@@ -291,7 +285,7 @@ class Trainer:
             some = chance.sample(self.planning if len(whole) % 3 == 2 else self.choosing, 2)
             transcript = min(some, key=lambda t: sum(len(p.text) for p in t.pieces))  # long ones cost more than they teach
             if (wordings := worded(transcript.meant, chance)) is not None:
-                whole.append(self.filled(transcript, wordings, later=chance.choice([0, chance.randrange(90)])))
+                whole.append(self.filled(transcript, wordings))
         front, own = next(iter(by_meaning.values())).front, self.material.conversations[0].front
         return [(front, rows + whole)] if front == own or not whole else [(front, rows), (own, whole)]
 
@@ -389,9 +383,7 @@ def main() -> None:
     reader.add_argument("--steps", type=int, default=300, help="Steps on whole prompts after them.")
     reader.add_argument("--conversations", type=int, default=600)
     reader.add_argument("--cases", type=int, default=32)
-    reader.add_argument(
-        "--turns", type=int, nargs="+", default=[1], help="Questions of a conversation that isn't of one alone."
-    )
+    reader.add_argument("--turns", type=int, nargs="+", default=[1], help="Questions of a conversation that isn't of one alone.")
     reader.add_argument("--short", type=int, default=40)
     reader.add_argument("--long", type=int, default=2)
     reader.add_argument("--rate", type=float, default=1e-3)

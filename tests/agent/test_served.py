@@ -125,7 +125,7 @@ async def test_a_weak_model_chooses_evidence_that_is_told_in_its_own_sentences(m
 async def test_a_model_that_reads_no_earlier_questions_gets_the_one_at_hand_and_what_its_own_calls_found(make: Make) -> None:
     chosen = [{"content": ""}, {"content": '{"abstained": false, "evidence": ["E1"]}'}]
     replies = [tool_call("patient_record", {"topics": ["creatinine"]}), *chosen, tool_call("list_studies", {}), {"content": ""},
-               {"content": '{"abstained": false, "evidence": ["E3"]}'}]  # fmt: skip
+               {"content": '{"abstained": false, "evidence": ["E1"]}'}]  # fmt: skip
     with scripted_server(replies) as (url, requests):
         async with make(url, fallback=False, chooses=True, reads=0) as assistant:
             conversation = assistant.open(patient_id=sample.PATIENT_ID).id
@@ -135,8 +135,11 @@ async def test_a_model_that_reads_no_earlier_questions_gets_the_one_at_hand_and_
     assert second["messages"][:2] == first["messages"][:2] and second["messages"][2:] == [
         {"role": "user", "content": "Which images are there?"}
     ]
-    assert written["response_format"]["json_schema"]["schema"]["properties"]["evidence"]["items"]["enum"] == ["E3"]
-    assert "71" not in json.dumps(written["messages"]) and [s.evidence for s in answer.statements] == [["E3"]]
+    assert written["response_format"]["json_schema"]["schema"]["properties"]["evidence"]["items"]["enum"] == ["E1"], (
+        "counted from one"
+    )
+    assert "71" not in json.dumps(written["messages"]) and '"id": "E1"' in written["messages"][-1]["content"]
+    assert [s.evidence for s in answer.statements] == [["E3"]] and answer.statements[0].text.startswith("Study S1")
 
 
 async def test_a_reply_without_end_is_bounded_and_cut_ones_are_not_used(make: Make) -> None:
