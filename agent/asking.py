@@ -1,13 +1,14 @@
 """Ask the chat model: within the time left, once more where its reply can't be used, and the built-in planner where it fails."""
 
 import asyncio
+import json
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall
 
 from agent.errors import PlannerDown
 from agent.turn import Turn
@@ -33,7 +34,20 @@ def _read(turn: Turn, messages: list[AnyMessage]) -> list[AnyMessage]:
         return recent
     ids = {i for m in recent for i in _ID.findall(m.text)}
     turn.names = {i: f"E{n}" for n, i in enumerate(sorted(ids, key=lambda i: int(i[1:])), 1)}
-    return [m.model_copy(update={"content": _in_parts(m.content, turn.names)}) for m in recent]
+    return [_renamed_in(m, turn.names) for m in recent]
+
+
+def as_kept(turn: Turn, calls: list[ToolCall]) -> list[ToolCall]:
+    """A reply's calls with the conversation's own evidence ids in their arguments."""
+    ids = {name: i for i, name in turn.names.items()}
+    return [{**c, "args": json.loads(renamed(json.dumps(c["args"]), ids))} for c in calls] if ids else calls
+
+
+def _renamed_in(message: AnyMessage, names: dict[str, str]) -> AnyMessage:
+    changed: dict[str, Any] = {"content": _in_parts(message.content, names)}
+    if isinstance(message, AIMessage) and message.tool_calls:
+        changed["tool_calls"] = [{**c, "args": json.loads(renamed(json.dumps(c["args"]), names))} for c in message.tool_calls]
+    return message.model_copy(update=changed)
 
 
 def _in_parts(content: Any, names: dict[str, str]) -> Any:

@@ -8,7 +8,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
 from agent.acting import act, confirm, writers
-from agent.asking import Unusable, ask
+from agent.asking import Unusable, as_kept, ask
 from agent.composing import check, compose
 from agent.turn import State, Turn
 
@@ -31,7 +31,7 @@ async def plan(state: State, runtime: Runtime[Turn]) -> dict[str, Any]:
     except Unusable:
         reply = AIMessage("")
     done = {f"{s['tool']} {s['arguments']}" for s in state.get("steps", [])}
-    fresh = [c for c in reply.tool_calls[:MAX_CALLS] if f"{c['name']} {c['args']}" not in done]
+    fresh = [c for c in as_kept(turn, reply.tool_calls[:MAX_CALLS]) if f"{c['name']} {c['args']}" not in done]
     repeats = bool(reply.tool_calls) and not fresh
     turn.emit("plan", {"round": state["rounds"] + 1, "calls": [{"tool": c["name"], "arguments": c["args"]} for c in fresh]})
     # What a model says beside or instead of its calls isn't kept: the answer is composed from evidence.

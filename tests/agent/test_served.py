@@ -124,14 +124,14 @@ async def test_a_weak_model_chooses_evidence_that_is_told_in_its_own_sentences(m
 
 async def test_a_model_that_reads_no_earlier_questions_gets_the_one_at_hand_and_what_its_own_calls_found(make: Make) -> None:
     chosen = [{"content": ""}, {"content": '{"abstained": false, "evidence": ["E1"]}'}]
-    replies = [tool_call("patient_record", {"topics": ["creatinine"]}), *chosen, tool_call("list_studies", {}), {"content": ""},
+    replies = [tool_call("patient_record", {"topics": ["creatinine"]}), *chosen, tool_call("list_studies", {}), tool_call("apply_guideline", {"guideline": "no_such_rule", "evidence": {"size_mm": "E1"}}), {"content": ""},
                {"content": '{"abstained": false, "evidence": ["E1"]}'}]  # fmt: skip
     with scripted_server(replies) as (url, requests):
         async with make(url, fallback=False, chooses=True, reads=0) as assistant:
             conversation = assistant.open(patient_id=sample.PATIENT_ID).id
             await assistant.ask(conversation, QUESTION)
             answer = await assistant.ask(conversation, "Which images are there?")
-    first, _, _, second, _, written = requests
+    first, _, _, second, _, third, written = requests
     assert second["messages"][:2] == first["messages"][:2] and second["messages"][2:] == [
         {"role": "user", "content": "Which images are there?"}
     ]
@@ -140,6 +140,9 @@ async def test_a_model_that_reads_no_earlier_questions_gets_the_one_at_hand_and_
     )
     assert "71" not in json.dumps(written["messages"]) and '"id": "E1"' in written["messages"][-1]["content"]
     assert [s.evidence for s in answer.statements] == [["E3"]] and answer.statements[0].text.startswith("Study S1")
+    assert [s.arguments.get("evidence") for s in answer.plan] == [None, {"size_mm": "E3"}]
+    told = next(m for m in third["messages"] if m["role"] == "assistant" and "no_such_rule" in json.dumps(m))
+    assert json.loads(told["tool_calls"][0]["function"]["arguments"])["evidence"] == {"size_mm": "E1"}, "it reads what it wrote"
 
 
 async def test_a_reply_without_end_is_bounded_and_cut_ones_are_not_used(make: Make) -> None:
