@@ -260,7 +260,7 @@ from tools.base import Resources
 from tools.models.catalogue import Catalogue
 
 class Dies(BuiltinPlanner):
-    def _compose(self, messages):
+    def _compose(self, messages, tools):
         time.sleep(0.5)  # as long as a language model would think: checkpoints are written beside it
         os.kill(os.getpid(), signal.SIGKILL)
 
