@@ -125,7 +125,9 @@ def _earlier(messages: list[ChatMessage]) -> list[str]:
 def _images(messages: list[ChatMessage]) -> list[str]:
     last = next(m for m in reversed(messages) if m.role == "user")
     parts = last.content if isinstance(last.content, list) else []
-    return [str(p["image_url"].get("url")) for p in parts if p.get("type") == "image_url" and isinstance(p.get("image_url"), dict)]
+    return [
+        str(p["image_url"].get("url")) for p in parts if p.get("type") == "image_url" and isinstance(p.get("image_url"), dict)
+    ]
 
 
 def _files(house: House, messages: list[ChatMessage], who: str) -> list[str]:
