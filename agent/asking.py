@@ -39,14 +39,17 @@ def _read(turn: Turn, messages: list[AnyMessage]) -> list[AnyMessage]:
 
 def as_kept(turn: Turn, calls: list[ToolCall]) -> list[ToolCall]:
     """A reply's calls with the conversation's own evidence ids in their arguments."""
-    ids = {name: i for i, name in turn.names.items()}
-    return [{**c, "args": json.loads(renamed(json.dumps(c["args"]), ids))} for c in calls] if ids else calls
+    return _calls_with({name: i for i, name in turn.names.items()}, calls)
+
+
+def _calls_with(names: dict[str, str], calls: list[ToolCall]) -> list[ToolCall]:
+    return [{**c, "args": json.loads(renamed(json.dumps(c["args"]), names))} for c in calls] if names else calls
 
 
 def _renamed_in(message: AnyMessage, names: dict[str, str]) -> AnyMessage:
     changed: dict[str, Any] = {"content": _in_parts(message.content, names)}
     if isinstance(message, AIMessage) and message.tool_calls:
-        changed["tool_calls"] = [{**c, "args": json.loads(renamed(json.dumps(c["args"]), names))} for c in message.tool_calls]
+        changed["tool_calls"] = _calls_with(names, message.tool_calls)
     return message.model_copy(update=changed)
 
 
