@@ -1,5 +1,7 @@
 """Read HL7 v2 messages of one patient: results (ORU), who the patient is (ADT), imaging orders (ORM, OMG, OMI)."""
 
+import logging
+
 import hl7
 
 from knowledge.errors import Refused
@@ -9,6 +11,8 @@ from knowledge.records.model import RecordItem, item_id
 from knowledge.studies.model import Patient
 from knowledge.studies.placement import iso_date
 
+for _part in (hl7.containers, hl7.util):  # what they say of a message quotes the patient in it
+    _part.logger.setLevel(logging.CRITICAL)
 TEXT_TYPES, NUMBER_TYPES, CODE_TYPES = ("TX", "FT", "ST"), ("NM",), ("CE", "CWE", "CNE")
 _SYSTEMS = {"LN": "http://loinc.org", "SCT": "http://snomed.info/sct", "SNM": "http://snomed.info/sct"}
 

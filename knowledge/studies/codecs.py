@@ -62,6 +62,28 @@ def decode(source: bytes, runner: Any) -> bytearray:
     return bytearray(frame.astype(frame.dtype.newbyteorder("<")).tobytes())
 
 
+def declared(source: bytes) -> tuple[int, int] | None:
+    """(rows, columns) that a JPEG, JPEG-LS (ISO 10918-1 B.2.2, 14495-1 C.2.2) or JPEG 2000 (15444-1 A.5.1) code stream names for itself.
+
+    None where it names none, or is of another kind. A decoder makes room for these before anything compares them with the header's.
+    """
+    if source[:2] == b"\xff\xd8":
+        at = 2
+        while at + 9 <= len(source):
+            if source[at] != 0xFF:
+                return None
+            marker = source[at + 1]
+            if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+                return int.from_bytes(source[at + 5 : at + 7]), int.from_bytes(source[at + 7 : at + 9])
+            at += 1 if marker == 0xFF else 2 + int.from_bytes(source[at + 2 : at + 4])
+        return None
+    at = source[:4096].find(b"\xff\x4f\xff\x51")
+    if at < 0 or len(source) < at + 24:
+        return None
+    across, down, left, top = (int.from_bytes(source[at + n : at + n + 4]) for n in (8, 12, 16, 20))
+    return down - top, across - left
+
+
 def install() -> None:
     """Offer the plug-in to pydicom's decoders, once."""
     for uid in DECODER_DEPENDENCIES:

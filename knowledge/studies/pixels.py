@@ -206,6 +206,7 @@ def frames_of(data: bytes, place: dict[str, Any], frames: Sequence[int]) -> list
     dataset = opened(data)
     samples, photometric = place["samples"], place["photometric"]
     plugin = codecs.preferred(place["syntax"], samples)
+    _sized(dataset, [0] if "mosaic" in place else frames)
     if "mosaic" in place:
         return _tiles(np.asarray(pixel_array(dataset, decoding_plugin=plugin)), place, frames)
     found = []
@@ -219,6 +220,19 @@ def frames_of(data: bytes, place: dict[str, Any], frames: Sequence[int]) -> list
             pixels = apply_modality_lut(pixels, dataset).astype(np.float32)
         found.append(pixels)
     return found
+
+
+def _sized(dataset: Any, frames: Sequence[int]) -> None:
+    """Raises ValueError where a code stream's own size isn't the header's: a decoder makes room for gigabytes before it sees that."""
+    from pydicom.encaps import get_frame
+
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    count = int(dataset.get("NumberOfFrames") or 1)
+    for index in frames:
+        size = codecs.declared(get_frame(dataset.PixelData, index, number_of_frames=count))
+        if size is not None and size[0] and size != (dataset.Rows, dataset.Columns):  # no rows: they follow the scan (DNL)
+            raise ValueError("the code stream's size isn't the header's")
 
 
 def _bytes(pixels: np.ndarray) -> np.ndarray:

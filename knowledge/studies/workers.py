@@ -3,23 +3,20 @@
 import logging
 import multiprocessing
 import os
+import queue
 import resource
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import TimeoutError as Late
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
-
 from knowledge.errors import Refused
+from knowledge.processes import Died, Unsendable, Worker
 
 SECONDS = 30.0
 """What one call may take; then its process is killed."""
 MEMORY = 6 * 2**30
 """Address space of one worker, in bytes."""
-
-_lock = threading.Lock()
 
 
 def _prepare() -> None:
@@ -30,39 +27,38 @@ def _prepare() -> None:
 
 
 @cache
-def _pool() -> ProcessPool:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["knowledge.studies.pixels"])
-    return ProcessPool(max_workers=os.cpu_count() or 1, max_tasks=2000, initializer=_prepare, context=context)
+def _idle() -> "queue.LifoQueue[Worker]":
+    """Workers that nobody uses now; the one used last comes first, so that few processes start where few are needed."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["knowledge.studies.pixels"])
+    idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+    for _ in range(os.cpu_count() or 1):
+        idle.put(Worker(_prepare))
+    return idle
+
+
+@cache
+def _callers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, "workers")
 
 
 def each(work: Callable[[Any], Any], arguments: Sequence[Any], seconds: float = SECONDS) -> Iterator[Any]:
     """`work` done on every argument, side by side, results in order. Raises Refused where one fails, hangs or kills its process."""
-    with _lock:
-        futures = [_pool().schedule(work, args=(a,), timeout=seconds) for a in arguments]
-    try:
-        for future in futures:
-            yield _result(future)
-    finally:
-        for future in futures:
-            future.cancel()
+    return _callers().map(lambda argument: run(work, argument, seconds), arguments)
 
 
 def run(work: Callable[[Any], Any], argument: Any, seconds: float = SECONDS) -> Any:
     """`work` done on one argument; see `each`."""
-    with _lock:
-        future = _pool().schedule(work, args=(argument,), timeout=seconds)
-    return _result(future)
-
-
-def _result(future: Any) -> Any:
+    worker = _idle().get()
     try:
-        return future.result()
-    except Late as error:
+        return worker.run(work, (argument,), seconds)
+    except TimeoutError as error:
         raise Refused("reading it took too long", "send it uncompressed, or in another format") from error
-    except ProcessExpired as error:
+    except Died as error:
         raise Refused("reading it broke the reader's process", "send it uncompressed, or in another format") from error
     except MemoryError as error:
         raise Refused("reading it needs more memory than is allowed", "send a smaller file") from error
     except Exception as error:
-        raise Refused(f"it can't be read ({type(error).__name__})", "send the original file again") from error
+        kind = str(error) if isinstance(error, Unsendable) else type(error).__name__
+        raise Refused(f"it can't be read ({kind})", "send the original file again") from error
+    finally:
+        _idle().put(worker)

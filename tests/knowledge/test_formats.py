@@ -268,6 +268,11 @@ def test_an_hl7_result_is_a_report_and_values(archive: Archive) -> None:
     assert "SIU" in taken(archive, {"m.hl7": ORU.replace(b"ORU^R01", b"SIU^S12")}).rejected[0].reason
 
 
+def test_what_an_hl7_message_says_is_logged_nowhere(archive: Archive, caplog: pytest.LogCaptureFixture) -> None:
+    taken(archive, {"m.hl7": ORU.replace(rb"\.br\measuring", b"\\Jane Doe\\measuring \\Xzz\\")}, Hints())
+    assert "Jane" not in caplog.text and not caplog.records
+
+
 def test_ndjson_is_kept_patient_by_patient(archive: Archive) -> None:
     folder = shared("data", "fhir_bulk_notes")
     done = archive.add(from_paths(sorted(folder.glob("*.ndjson"))))

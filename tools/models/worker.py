@@ -1,19 +1,16 @@
 """The process in which networks run: loaded once and kept, watched for progress, and killed where a question is cancelled."""
 
-import atexit
 import logging
 import multiprocessing
 import os
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import wait
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pebble import ProcessExpired, ProcessPool
-
+from knowledge.processes import Died, Worker
 from tools.errors import Cancelled, Failed
 
 if TYPE_CHECKING:
@@ -44,11 +41,8 @@ def _shared() -> "Synchronized[Any]":
 
 
 @cache
-def _pool() -> ProcessPool:
-    context = multiprocessing.get_context("forkserver")
-    pool = ProcessPool(max_workers=1, initializer=_prepare, initargs=(_shared(),), context=context)
-    atexit.register(pool.stop)  # so that no new process is begun while this one ends
-    return pool
+def _process() -> Worker:
+    return Worker(_prepare, _shared())
 
 
 def step(done: int, total: int) -> None:
@@ -67,20 +61,21 @@ def run(work: Callable[..., Any], *arguments: Any, progress: Callable[[int, int]
     try:
         shared: Any = _shared()
         shared[0] = shared[1] = 0
-        future = _pool().schedule(work, args=arguments, timeout=SECONDS)
         seen = 0
-        while not wait([future], timeout=BEAT_S).done:
-            if cancelled():
-                future.cancel()  # kills the process: a window in the middle of its sums can't be asked to stop
+
+        def beat() -> None:
+            nonlocal seen
+            if cancelled():  # the process is killed: a window in the middle of its sums can't be asked to stop
                 raise Cancelled("the question was cancelled", "ask again")
             if shared[0] != seen:
                 seen = int(shared[0])
                 progress(seen, int(shared[1]))
+
         try:
-            return future.result()
+            return _process().run(work, arguments, SECONDS, beat, BEAT_S)
         except TimeoutError as error:
             raise Failed(f"the model took longer than {SECONDS:g} s", "use a smaller image or another model") from error
-        except ProcessExpired as error:
+        except Died as error:
             raise Failed(
                 "the model's process broke (most often: out of memory)", "use a smaller image, or free memory"
             ) from error
