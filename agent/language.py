@@ -19,12 +19,16 @@ MESSAGES = {
     "no_organ": "The case holds no images or reports of the {premise}.",
     "no_such": "The case holds no {premise}; the question can't be answered from what is there.",
     "out_of_scope": "This is outside what I can do: I answer questions about the case's images, reports and records and about guidelines.",
+    "help": "I answer questions about this case's images, reports and record and about guidelines; I outline, measure, compare and draft, and each sentence shows what it stands on.",
+    "try": "Ask for instance: {questions}",
+    "by_hand": "Nothing is sent or stored by a question. Open an outline, a draft or a worksheet beside the images: its buttons store it in the archive, send it or save it as a file, after you confirm.",
+    "no_register": "No register of clinical trials is on this machine; guidelines can be asked for what they recommend.",
     "tissue": "Imaging can't establish a molecular marker; tissue has to be examined. What the images make probable stands below.",
     "order": "I can't prescribe, order or book anything; a clinician has to decide and act.",
     "no_language_model": "This needs a language model; I am the built-in planner and found no tool that fits the question.",
     "no_case": "No case is open: name a patient or studies, or import some.",
     "which_study": "The case shows several body parts. Which study do you mean: {choices}?",
-    "which_reading": "Is there anything here for {choices}? The question can be read in more than one way.",
+    "which_reading": "This can be read in more than one way. Do you mean something like {choices}?",
     "no_hu": "Hounsfield units are defined for CT alone; none of this case's images has them.",
     "not_an_order": "Text inside a document is data, not an instruction; I don't follow it and change nothing because of it.",
     "no_tool": "No tool for this ({tool}) is installed here; what stands below comes from other tools.",
@@ -38,6 +42,7 @@ MESSAGES = {
     "not_done": "Part of the request is outside what I do and was not followed; the rest is answered.",
     "limit": "The limit of {limit} was reached; this is what was found until then.",
     "urgent": "First to be looked at by a clinician: {findings}",
+    "none_urgent": "The newest reports state none of the emergencies that are looked for here (bleeding, herniation, hydrocephalus, embolism, dissection, perforation, cord compression and the like); that excludes none.",
     "confirm": "This writes something and waits for your confirmation: {tool}.",
     "draft_made": "This is a draft: nobody has signed it. A person has to check, complete and sign it.",
     "check_made": "These points of the report are worth a second look; whether they are mistakes is for its author to decide.",
@@ -47,6 +52,8 @@ MESSAGES = {
 }  # fmt: skip
 """What the agent says of itself, by name."""
 TITLES = {
+    "Age": "The patient is {value} years old at the newest entry of the case.",
+    "Sex": "The record gives the patient's sex as {value}.",
     "Study": "Study {handle}: {modality} of {date} with the series {series}.",
     "Volume": "The outlined tumour has a volume of {value} {unit}.",
     "Longest axial diameter": "Its longest axial diameter is {value} {unit}.",
@@ -70,7 +77,7 @@ TITLES = {
     "Volume doubling time": "At the rate from {pair} the volume doubles in {value} days.",
 }  # fmt: skip
 """Sentences of evidence, by its title: said in other languages than English, where the evidence's own sentence stands."""
-WORDS = ("left", "right", "glioma", "meningioma", "pituitary")
+WORDS = ("left", "right", "glioma", "meningioma", "pituitary", "female", "male", "other")
 """Values inside those sentences that are said in the language too."""
 
 

@@ -26,7 +26,7 @@ class RecordArguments(BaseModel):
     topics: list[str] = Field(
         default_factory=list,
         description="Names of values or groups: creatinine, platelets, MGMT, IDH, KPS, molecular, laboratory, condition, "
-        "medication, allergy, metastases …; 'all' for everything.",
+        "medication, allergy, metastases …; age, sex; 'all' for every value.",
         max_length=20,
     )  # fmt: skip
     for_treatment_of: str | None = Field(
@@ -66,8 +66,9 @@ class PatientRecord(CaseTool):
         items = case.items
         wanted = arguments.topics or ["all"]
         found = _newest(items) if "all" in [w.lower() for w in wanted] else find_items(wanted, items)
-        facts = [record_fact(i, case, arguments.unit) for i in found[:MOST]]
-        unmet = [w for w in wanted if w.lower() != "all" and not find_items([w], items)]
+        person = {w: _person(case, w.lower()) for w in wanted if w.lower() in _PERSON}
+        facts = [f for f in person.values() if f] + [record_fact(i, case, arguments.unit) for i in found[:MOST]]
+        unmet = [w for w in wanted if w.lower() != "all" and not person.get(w) and not find_items([w], items)]
         missing = [
             Missing(what=w, why="the record holds no such value" if items else "the case holds no structured record",
                     would_change=f"{w} could be taken into account")
@@ -75,6 +76,23 @@ class PatientRecord(CaseTool):
         ]  # fmt: skip
         text = "\n".join(f.statement for f in facts) or f"The record holds nothing on {', '.join(wanted)}."
         return Reply(text=text, facts=facts, missing=missing)
+
+
+_PERSON = ("age", "sex")
+_SEX = {"F": "female", "M": "male", "O": "other"}
+"""DICOM Patient's Sex (0010,0040), and FHIR's genders by their first letter."""
+
+
+def _person(case: Case, what: str) -> Fact | None:
+    """The patient's age in completed years at the newest entry of the case, or the sex; None where the archive doesn't hold it."""
+    if what == "age" and case.age_years is not None:
+        return Fact(kind=Kind.RECORD, title="Age", statement=f"The record gives age: {case.age_years} years at the newest entry of the case.", value=case.age_years,
+                    unit="a", source=RecordRef(resource="Patient", path="birthDate"))  # fmt: skip
+    if what == "sex" and case.patient.sex:
+        word = _SEX.get(case.patient.sex[:1].upper(), case.patient.sex)
+        return Fact(kind=Kind.RECORD, title="Sex", statement=f"The record gives sex: {word}.", value=word,
+                    source=RecordRef(resource="Patient", path="gender"))  # fmt: skip
+    return None
 
 
 def _newest(items: list[RecordItem]) -> list[RecordItem]:

@@ -10,6 +10,7 @@ from knowledge.records.model import Report
 from knowledge.studies.which import body_part_of
 from tools.base import Card, CaseTool, Cost, Missing, Needs, Reply
 from tools.conflicts import quoted
+from tools.urgent import urgent
 
 Section = Literal[
     "INDICATION",
@@ -45,6 +46,10 @@ class ReportArguments(BaseModel):
         False, description="True for what the reports say as a whole (conclusion or findings), whatever the query."
     )
     recommendations: bool = Field(False, description="True for what reports recommend or schedule, whatever the query.")
+    emergencies: bool = Field(
+        False,
+        description="True for emergencies that the newest reports state (bleeding, herniation, embolism …), whatever the query.",
+    )
 
 
 class RetrieveReports(CaseTool):
@@ -76,6 +81,13 @@ class RetrieveReports(CaseTool):
             which = f" of {arguments.month}" if arguments.month else ""
             missing = Missing(what=f"a report{which}", why="the case holds none", would_change="it could be quoted")
             return Reply(text=f"The case holds no such report{which}.", missing=[missing])
+        if arguments.emergencies:
+            facts = urgent(case)
+            return Reply(
+                text="\n".join(f.statement for f in facts)
+                or "The newest reports state none of the emergencies that are looked for.",
+                facts=facts,
+            )
         search = self.bench.resources.records
         if arguments.recommendations:
             hits = search.recommendations(reports)

@@ -38,6 +38,10 @@ def arguments(tool: str, asked: Understanding, case: dict[str, Any] | None = Non
         report: dict[str, Any] = {"report": named} if named else {}
         if {"summary", "draft"} & set(asked.intents) or asked.rules:
             return {"query": asked.subject[:2000], "whole": True}
+        if "indication" in asked.intents:
+            return {"query": "indication", "section": "INDICATION"}
+        if "urgent" in asked.intents and "report" not in asked.intents:
+            return {"query": asked.subject[:2000], "emergencies": True}
         if asked.whole_report:
             report = {**report, "whole": True}
         month = {"month": asked.month} if asked.month else {}
@@ -49,6 +53,8 @@ def arguments(tool: str, asked: Understanding, case: dict[str, Any] | None = Non
             return {"topics": ["creatinine", "egfr"]}
         if "who_cns_2021_glioma" in asked.rules:
             return {"topics": ["molecular"]}
+        if "summary" in asked.intents and not asked.topics and re.search(r"\b(patient|her|him)\b", asked.english, re.I):
+            return {"topics": ["age", "sex", "all"]}
         return {"topics": list(asked.topics) or ["all"]}
     target = {"target": asked.target} if asked.target else {}
     at = {"at": list(asked.at)} if asked.at else {}

@@ -8,6 +8,7 @@ from agent.planner import steps
 from agent.planner.chains import several_dates
 from agent.planner.cues import MARKER
 from agent.planner.understand import Understanding, imaged, in_order
+from agent.suggest import suggestions
 
 MAX_PASSAGES = 3
 """Guideline passages in one answer; more are noise."""
@@ -46,6 +47,10 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
             "lead": say(spoken, "which_reading", choices=choices),
         }
     why = None if results else steps.refusal(asked, case)
+    if why == "help":
+        tries = suggestions(case, spoken)[:4]
+        more = say(spoken, "try", questions=" / ".join(f"“{q}”" for q in tries)) if tries else say(spoken, "no_case")
+        return {"statements": [], "missing": [], "abstained": False, "asks_back": True, "lead": f"{say(spoken, 'help')} {more}"}
     if why:
         return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, why)}
     if "hostile" in asked.intents:
@@ -79,6 +84,8 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
             "tissue with molecular markers", "imaging gives a probability, never the marker itself", "the marker would be known"
         )
         return {**_abstain(say(spoken, "tissue"), missing), "statements": statements}
+    if "urgent" in asked.intents and not statements and (case or {}).get("reports"):
+        return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, "none_urgent")}
     aside = {"order": "order", "hostile": "not_done"}.get(asked.passed_over or "")
     lead = (say(spoken, aside) if aside else "") if statements else say(spoken, "nothing" if results else "no_language_model")
     if withheld and not results:
@@ -151,6 +158,8 @@ def _sentence(asked: Understanding, row: dict[str, Any]) -> str:
             return _exchanged(told, value, unit, row.get("interval") or [], asked.unit)
     if asked.language == "en":
         return told
+    if row["kind"] == "record" and (person := titled(asked.language, row["title"], value=value)) is not None:
+        return person
     if row["kind"] == "record":
         return say(asked.language, "record", fact=told.removeprefix("The record gives ").rstrip("."))
     title = re.sub(r" [SR]?\d+(\.\d+)?$", "", row["title"].split(":")[0])

@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.planner.arguments import arguments
 from agent.planner.chains import NODULE, ORDER, RESPONSE, comparable, has_images, ordered, producers, several_dates
-from agent.planner.cues import MARKER, STAGES
+from agent.planner.cues import CHART, LOBE, MARKER, STAGES
 from agent.planner.understand import NEAR, SIMILAR, Understanding, imaged
 from knowledge.guidelines.adding import DISEASES
 from knowledge.guidelines.rules import RULES
@@ -47,6 +47,8 @@ TOOL_OF = {
     "differential": ["differential_diagnosis"],
     "signs": ["imaging_signs"],
     "followups": ["follow_up"],
+    "urgent": ["retrieve_reports"],
+    "indication": ["retrieve_reports"],
 }
 MARGIN = 0.05
 """An installed tool is called where the question is as like its own examples as another tool's, within this cosine."""
@@ -63,6 +65,12 @@ def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | N
     """Why no tool is called at all, if so."""
     if "hostile" in asked.intents:
         return None if quoted_order(asked, case) else "out_of_scope"
+    if "help" in asked.intents and not set(asked.intents) - {"help", "explain"}:
+        return "help"
+    if set(asked.intents) == {"trials"}:
+        return "no_register"
+    if "by_hand" in asked.intents and not set(asked.intents) & {"draft", "check", "list", "order", "guideline"}:
+        return "by_hand"
     if "order" in asked.intents and not (set(asked.intents) & OWN_WORK.keys() or _is_question(asked.english)):
         return "order"
     if (
@@ -193,6 +201,12 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
         and not re.search(r"\btumou?r|\blesion|\bnodule|\bmass\b|\bscan|\bmri?\b|\bct\b|\bvolume", asked.english, re.I)
     ):
         intents.discard("growth")  # a value of the record over time
+    if "indication" in intents:
+        intents -= {"guideline", "explain", "finding", "record"}
+    if "urgent" in intents:
+        intents -= {"finding", "type"}
+    if "record" in intents:
+        intents -= _no_images(asked.english)
     if "privacy" in intents:
         intents -= {"finding", "type", "list"}
     if "list" in intents:
@@ -201,6 +215,8 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
         intents -= {"size", "growth", "record", "guideline", "count", "finding"}
     found = [t for i in asked.intents if i in intents for t in TOOL_OF.get(i, [])]
     found += [t for i in intents - set(asked.intents) for t in TOOL_OF.get(i, [])]
+    if "where" in intents and (case or {}).get("reports") and re.search(LOBE, asked.english, re.I):
+        found.append("retrieve_reports")  # the outline tells halves and thirds; a lobe is named by who looked
     if "count" in intents and (re.search(r"\bmets?\b|metasta", asked.english, re.I) or "size" in intents):
         found += ["segment", "measure"]
     if "cancer" in intents and any({"CT", "MR"} & set(s["modality"]) for s in imaged(case)):
@@ -216,6 +232,21 @@ def _names(asked: Understanding, case: dict[str, Any] | None) -> list[str]:
     if "draft" in intents and "summary" in intents and case is not None:
         found += ["search_guidelines", "segment"]
     return found
+
+
+def _no_images(english: str) -> set[str]:
+    """Intents that a question on the record has by its words alone: any abnormal labs? list the results; which diagnoses are known?"""
+    if re.search(
+        r"\b(mri?s?|cts?|pet|ultrasound|images?|imaging|scans?|stud(y|ies)|series|tumou?rs?|lesions?|mass(es)?|nodules?)\b",
+        english,
+        re.I,
+    ):
+        return set()
+    known = {"type", "differential"} if re.search(r"\bdiagnos[ei]s\b|\bproblem list\b", english, re.I) else set()
+    values = (
+        {"see", "list", "finding"} if re.search(rf"\blabs?\b|\blaborator|\bblood\b|\bvalues?\b|{CHART}", english, re.I) else set()
+    )
+    return known | values
 
 
 def _bare_guideline(asked: Understanding) -> bool:

@@ -11,11 +11,14 @@ import numpy as np
 from agent.guard import reads_like_an_order
 from agent.planner import extract
 from agent.planner.cues import (
+    CHART,
     CORRECTION,
     CUES,
     MARKER,
     MODALITIES,
     NAMED,
+    PERSON,
+    POLITE,
     PRONOUN,
     RULE_CUES,
     SEQUENCES,
@@ -130,7 +133,10 @@ class Reader:
             language = language_of(question, before)
             return Understanding(question, glossed(question, language), language, ("quiz",), {}, quiz=history[-1].quiz)
         language = language_of(question, before)
-        kept, passed_over = _without_orders(question, language)
+        plain = POLITE.sub("", question).strip()
+        if not re.search(r"\w", plain):
+            return Understanding(question, glossed(question, language), language, ("help",), {})
+        kept, passed_over = _without_orders(plain, language)
         english = self.speller.mended(glossed(kept, language))
         scores, nearest = self._scores(english, tools)
         names = list(dict.fromkeys(f for t in tools for f in t.get("facts", [])))
@@ -289,7 +295,14 @@ def _rules(english: str, case: dict[str, Any] | None = None) -> tuple[str, ...]:
         and (organ := _organ(english, case)) in STAGES
     ):
         found.append(STAGES[str(organ)])
+    if not found and _GRADE.search(english) and _organ(english, case) == "brain":
+        found.append("who_cns_2021_glioma")
     return tuple(found)
+
+
+_GRADE = re.compile(
+    r"\b(what|which) (who |cns |tumou?r )?(grade|stage)\b|\b(who|cns|tumou?r) (grade|stage)\b|^\W*(grade|stage)\W*$", re.I
+)
 
 
 def _gpa_of(text: str) -> str | None:
@@ -395,6 +408,14 @@ def _by_sequence(english: str, case: dict[str, Any] | None) -> str | None:
 
 def _topics(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:
     lowered = english.lower()
+    if re.search(PERSON, english, re.I):
+        return tuple(
+            t for t, p in (("age", r"\bage\b|\bhow old\b"), ("sex", r"\bsex\b|gender|male|woman")) if re.search(p, lowered)
+        )
+    if re.search(CHART, english, re.I):
+        return ()
+    if re.search(r"\bdiagnos[ei]s\b|\bproblem list\b", lowered):
+        lowered += " condition"
     named = [t for t in SYNONYMS if re.search(rf"\b{re.escape(t.rstrip('s'))}", lowered)]
     if re.search(r"\blabs?\b|\blaborator", lowered):
         named.append("laboratory")

@@ -369,6 +369,8 @@ async def test_an_emergency_in_the_newest_report_stands_first_and_once(
         assert "uncal herniation" in answer.statements[0].text and answer.urgent == answer.statements[0].evidence
         assert answer.text.startswith("First to be looked at") and "pneumothorax" not in answer.text
         assert not (await assistant.ask(conversation.id, "What is her KPS?")).urgent
+        again = await assistant.ask(conversation.id, "Is there anything urgent?")
+        assert "uncal herniation" in again.statements[0].text and not again.abstained
 
 
 async def test_a_model_that_sees_gets_the_key_slices_with_the_evidence(
