@@ -29,6 +29,7 @@ from serving.api import (
     health,
     openai,
     outgoing,
+    session,
     smart,
     studies,
     teaching,
@@ -94,6 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     for module in (
         health,
+        session,
         studies,
         viewing,
         worksheets,

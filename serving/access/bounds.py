@@ -14,13 +14,27 @@ from serving.house import House
 CHAT = "consilium/chat"
 """The scope of a conversation on the page: asking, looking, drafting; nothing of it writes to another system."""
 OPEN = {"list_tools", "show_tool", "list_templates", "search_corpus", "list_guidelines", "show_guideline", "guideline_page", "guideline_page_picture",
-        "list_quiz_items", "quiz_picture", "list_patients", "list_studies_of_archive"}  # fmt: skip
+        "list_quiz_items", "quiz_picture", "list_patients", "list_studies_of_archive", "show_session"}  # fmt: skip
 """Routes that tell of no patient, or of the caller's alone."""
 OWN = {"show_study", "slice_png", "list_masks", "mask_nifti", "mask_seg", "volume_nifti", "timeline", "show_report", "show_display", "read_frames",
        "read_mask_frames", "open_conversation", "list_conversations", "ask", "stop", "suggest", "branch", "show_conversation", "delete_conversation",
        "feedback", "export_conversation", "list_drafts", "show_draft", "edit_draft", "delete_draft", "show_check", "export_draft", "patient_follow_ups",
-       "open_evidence", "run_tool"}  # fmt: skip
+       "open_evidence", "run_tool", "pin_tools", "mask_dicom", "list_worksheets", "show_worksheet", "change_worksheet", "export_worksheet",
+       "export_measurements"}  # fmt: skip
 """Routes about one patient."""
+ACTS = {
+    "add_files": "import_studies",
+    "describe": "complete_study",
+    "confirm": "confirm",
+    "sign": "sign_draft",
+    "send": "propose_sending",
+}
+"""What a page offers by a button of its own, and the route that does it."""
+
+
+def acts(grant: Grant) -> list[str]:
+    """Of `ACTS`, those that a caller may do."""
+    return [act for act, route in ACTS.items() if grant.scopes is None or route in OWN]
 
 
 def _whose(house: House) -> dict[str, Callable[[str], str | None]]:

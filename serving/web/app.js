@@ -1,11 +1,11 @@
 // The page: case at the left, images in the middle, conversation at the right, each sentence a link between them.
 import { effect, html, render } from '/web/vendor/ui.js';
-import { wanted } from '/web/lib/api.js';
+import { get, wanted } from '/web/lib/api.js';
 import { stop } from '/web/lib/ask.js';
 import { begin, dropped, last, refresh, remember, resume, suggest, take } from '/web/lib/case.js';
 import { Button, Icon, guarded } from '/web/lib/common.js';
 import { openById } from '/web/lib/evidence.js';
-import { columns, folded, help, language, palette, pane, ready, said, theme, working } from '/web/lib/store.js';
+import { columns, folded, help, language, palette, pane, ready, said, session, theme, working } from '/web/lib/store.js';
 import { compare, nextPreset, step } from '/web/lib/viewer.js';
 import { LANGUAGES, spoken, t } from '/web/lib/words.js';
 import { Chat } from '/web/parts/chat.js';
@@ -101,6 +101,7 @@ for (const name of ['dragover', 'dragleave', 'drop']) {
 render(html`<${App} />`, document.getElementById('app'));
 guarded(async () => {
   ready.value = await fetch('/readyz').then((r) => r.json());
+  session.value = await get('/v1/session');
   await refresh(...(wanted.patient ? [wanted.patient] : last()));
   effect(remember);
   if (wanted.conversation) await resume(wanted.conversation);

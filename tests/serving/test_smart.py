@@ -320,19 +320,24 @@ def test_launch_opens_one_patient_and_no_other(pair: Pair) -> None:
     assert [i.name for i in house.archive.items("A")] == ["Creatinine"]  # the record came with the launch
     with httpx.Client(headers={"authorization": f"Bearer {told['key'][0]}"}, base_url=pair.ours) as session:
         assert session.get("/v1/patients").json() == ["A"]
+        assert session.get("/v1/session").json() == {"patient_id": "A", "may": []}
+        assert session.get("/v1/worksheets?patient_id=A").json() == []
         opened = session.post("/v1/conversations", json={"patient_id": "A"})
         assert opened.status_code == 201 and opened.json()["notes"] == []
         answer = session.post(
             f"/v1/conversations/{opened.json()['id']}/messages", json={"text": "What is her creatinine?"}, timeout=60
         ).json()
         assert "1.2" in answer["text"]
+        pinned = session.put(f"/v1/conversations/{opened.json()['id']}/tools", json={"only": ["patient_record"]})
+        assert pinned.status_code == 200, pinned.text
         launched(pair, "B")
         house.archive.patient("B")
         other = house.assistant.open("B").id
         for method, path, body in (
             ("POST", "/v1/conversations", {"patient_id": "B"}), ("GET", "/v1/patients/B/timeline", None), ("GET", f"/v1/conversations/{other}", None),
             ("POST", f"/v1/conversations/{other}/messages", {"text": "?"}), ("POST", "/v1/tools/patient_record", {"patient_id": "B", "arguments": {}}),
-            ("GET", "/v1/drafts?patient_id=B", None), ("DELETE", f"/v1/conversations/{other}", None), ("GET", "/v1/conversations?patient_id=B", None),
+            ("GET", "/v1/drafts?patient_id=B", None), ("GET", "/v1/worksheets?patient_id=B", None), ("GET", "/v1/patients/B/measurements", None),
+            ("PUT", f"/v1/conversations/{other}/tools", {"only": []}), ("DELETE", f"/v1/conversations/{other}", None), ("GET", "/v1/conversations?patient_id=B", None),
         ):  # fmt: skip
             assert session.request(method, path, json=body).status_code == 404, path
         own = opened.json()["id"]
@@ -379,7 +384,7 @@ def test_ehr_that_is_down(tmp_path: Path) -> None:
 
 
 @needs_chromium
-async def test_page_opens_on_the_launched_patient(pair: Pair) -> None:
+async def test_page_opens_on_the_launched_patient(pair: Pair, tmp_path: Path) -> None:
     async with browsing(launched(pair, "A"), patient=None, allowed=("404",)) as page:
         from playwright.async_api import expect
 
@@ -389,6 +394,9 @@ async def test_page_opens_on_the_launched_patient(pair: Pair) -> None:
         assert (
             "B" not in [t.strip() for t in await page.locator("select option").all_inner_texts()] and await options.count() >= 0
         )
+        await expect(page.locator("#read-only")).to_contain_text("need a key")
+        await expect(page.locator("#pick")).to_have_count(0)
+        await page.screenshot(path=tmp_path / "launched.png")
         await page.fill("#question", "What is the creatinine?")
         await page.keyboard.press("Enter")
         await expect(page.locator("article")).to_contain_text("1.2 mg/dL", timeout=30_000)

@@ -1,6 +1,6 @@
 // The patient, the case's parts in time, and the conversation about it.
 import { get, patch, post, remove, upload } from '/web/lib/api.js';
-import { alone, asking, conversation, drawer, editing, followUps, history, pane, patient, patients, place, said, studies, suggestions, timeline, turns, uploads } from '/web/lib/store.js';
+import { alone, asking, conversation, drawer, editing, followUps, history, may, pane, patient, patients, place, said, studies, suggestions, timeline, turns, uploads } from '/web/lib/store.js';
 import { spoken, t } from '/web/lib/words.js';
 import { show } from '/web/lib/viewer.js';
 
@@ -108,6 +108,7 @@ export const dropped = async (transfer) => {
 let number = 0;
 export async function take(files, fields = {}) {
   if (!files.length) return;
+  if (!may('add_files')) { said.value = { text: t('read_only') }; return; }
   number += 1;
   const key = number;
   const rows = [...files].map((f) => ({ name: f.path || f.webkitRelativePath || f.name, size: f.size, state: 'sending', share: 0 }));

@@ -15,6 +15,8 @@ export const columns = kept('columns', { case: 260, chat: 480, drawer: 280 });
 export const folded = kept('folded', { case: false, drawer: false });
 
 export const ready = signal(null);
+export const session = signal(null);
+export const may = (act) => session.value?.may.includes(act) ?? true;
 export const patients = signal(null);
 export const patient = signal(null);
 export const timeline = signal([]);

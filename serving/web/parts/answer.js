@@ -3,7 +3,7 @@ import { html, useState } from '/web/vendor/ui.js';
 import { confirm, rate } from '/web/lib/ask.js';
 import { Button, Icon, Picture, guarded, readable } from '/web/lib/common.js';
 import { propose } from '/web/lib/case.js';
-import { drawer, pane, said } from '/web/lib/store.js';
+import { drawer, may, pane, said } from '/web/lib/store.js';
 import { label, way } from '/web/lib/evidence.js';
 import { has, seconds, t } from '/web/lib/words.js';
 import { Chip } from '/web/parts/chip.js';
@@ -48,7 +48,7 @@ function Statement({ statement, evidence, urgent }) {
 function Missing({ rows }) {
   return html`<section class="card missing"><h4><${Icon} name="circle-help" />${t('missing')}</h4><ul>${rows.map((m, k) => html`<li key=${k}><strong>${m.what}</strong>: ${m.why}. ${t('with_it')}: ${m.would_change}.
       <span class="row"><${Button} icon="pencil" text=${t('say_it')} label=${t('say_it')} class="button" onClick=${() => propose(`${m.what}: `)} />
-      <${Button} icon="upload" text=${t('add_files')} label=${t('add_files')} class="button" onClick=${() => document.getElementById('files').click()} /></span></li>`)}</ul></section>`;
+      ${may('add_files') && html`<${Button} icon="upload" text=${t('add_files')} label=${t('add_files')} class="button" onClick=${() => document.getElementById('files').click()} />`}</span></li>`)}</ul></section>`;
 }
 
 function Conflict({ conflict, evidence }) {
@@ -64,8 +64,9 @@ function Confirm({ turn }) {
   const [sent, setSent] = useState(false);
   const decide = (approve) => guarded(async () => { setSent(true); await confirm(turn, approve); });
   return html`<section class="card confirm"><h4><${Icon} name="shield-question" />${t('confirm_ask')}</h4>${turn.answer.confirm.map((w, k) => html`<p key=${k}><strong>${toolName(w.tool)}</strong> <code>${w.tool}</code> ${given(w.arguments)}</p>`)}
-    <div class="row"><${Button} icon="check" text=${t('confirm_yes')} label=${t('confirm_yes')} class="button primary" disabled=${sent} onClick=${decide(true)} />
-      <${Button} icon="x" text=${t('confirm_no')} label=${t('confirm_no')} class="button" disabled=${sent} onClick=${decide(false)} /></div></section>`;
+    ${!may('confirm') && html`<p class="quiet"><${Icon} name="lock" /> ${t('read_only')}</p>`}
+    <div class="row"><${Button} icon="check" text=${t('confirm_yes')} label=${t('confirm_yes')} class="button primary" disabled=${sent || !may('confirm')} onClick=${decide(true)} />
+      <${Button} icon="x" text=${t('confirm_no')} label=${t('confirm_no')} class="button" disabled=${sent || !may('confirm')} onClick=${decide(false)} /></div></section>`;
 }
 
 const cited = (answer) => [...answer.statements.map((s) => `${s.text} ${s.evidence.map((id) => `[${id}]`).join('')}`), '',

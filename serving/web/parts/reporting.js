@@ -1,7 +1,8 @@
 // A draft to edit, compare, save, sign and take along; a report that was checked.
 import { html, useEffect, useState } from '/web/vendor/ui.js';
 import { blob, get, post, put } from '/web/lib/api.js';
-import { Button, download, guarded } from '/web/lib/common.js';
+import { Button, Icon, download, guarded } from '/web/lib/common.js';
+import { may } from '/web/lib/store.js';
 import { t } from '/web/lib/words.js';
 import { Chip } from '/web/parts/chip.js';
 import { Sending } from '/web/parts/sending.js';
@@ -35,8 +36,8 @@ export function DraftSheet({ id }) {
     </section>`)}
     ${!signed && html`<div class="row">
       <${Button} icon="save" text=${t('save')} label=${t('save')} class="button" disabled=${!changed} onClick=${trying(async () => { await save(); await load(); })} />
-      <input placeholder=${t('your_name')} aria-label=${t('your_name')} value=${name} onInput=${(e) => setName(e.target.value)} />
-      <${Button} icon="pen-line" text=${t('sign')} label=${t('sign')} class="button primary" onClick=${trying(async () => { const version = changed ? (await save()).version : shown.version; await post(`/v1/drafts/${id}/sign`, { name, version }); await load(); })} /></div>`}
+      ${may('sign') ? html`<input placeholder=${t('your_name')} aria-label=${t('your_name')} value=${name} onInput=${(e) => setName(e.target.value)} />` : html`<span class="quiet"><${Icon} name="lock" /> ${t('read_only')}</span>`}
+      ${may('sign') && html`<${Button} icon="pen-line" text=${t('sign')} label=${t('sign')} class="button primary" onClick=${trying(async () => { const version = changed ? (await save()).version : shown.version; await post(`/v1/drafts/${id}/sign`, { name, version }); await load(); })} />`}</div>`}
     <p class="bad" role="alert">${problem}</p>
     <div class="row">${Object.entries(FORMS).map(([form, [text, ending]]) => html`<${Button} key=${form} icon="download" text=${text} label="${t('export')}: ${text}" class="button"
       onClick=${trying(async () => download(await blob(`/v1/drafts/${id}/export?form=${form}`), `${shown.status}-${shown.template}.${ending}`))} />`)}</div>

@@ -3,7 +3,7 @@ import { html, useRef, useState } from '/web/vendor/ui.js';
 import { get } from '/web/lib/api.js';
 import { Button, Icon, guarded } from '/web/lib/common.js';
 import { begin, choose, describe, madeUp, take } from '/web/lib/case.js';
-import { drawer, folded, followUps, pane, patient, patients, studies, timeline, uploads } from '/web/lib/store.js';
+import { drawer, folded, followUps, may, pane, patient, patients, studies, timeline, uploads } from '/web/lib/store.js';
 import { active, layout, panes, show } from '/web/lib/viewer.js';
 import { t } from '/web/lib/words.js';
 
@@ -66,6 +66,7 @@ function Drop() {
   const files = useRef(null);
   const folder = useRef(null);
   const pick = (event) => { take([...event.target.files]); event.target.value = ''; };
+  if (!may('add_files')) return html`<p id="read-only" class="read-only"><${Icon} name="lock" />${t('read_only')}</p>`;
   return html`<div class="drop"><p><${Icon} name="upload" /> ${t('drop')}</p><div class="row">
       <${Button} id="pick" text=${t('choose_files')} label=${t('choose_files')} class="button" onClick=${() => files.current.click()} /><${Button} text=${t('choose_folder')} label=${t('choose_folder')} class="button" onClick=${() => folder.current.click()} /></div>
     <input id="files" ref=${files} type="file" multiple hidden onChange=${pick} /><input id="folder" ref=${folder} type="file" multiple webkitdirectory hidden onChange=${pick} /></div>

@@ -4,7 +4,7 @@ import { Button, Icon, Picture, guarded } from '/web/lib/common.js';
 import { draw, labelAt, probe } from '/web/lib/draw.js';
 import { frame, mask } from '/web/lib/frames.js';
 import { open } from '/web/lib/evidence.js';
-import { drawer, folded, pane as tab, place, theme, turns } from '/web/lib/store.js';
+import { drawer, folded, may, pane as tab, place, theme, turns } from '/web/lib/store.js';
 import { active, change, compare, fit, geometry, go, here, layout, linked, opacity, panes, play, playing, preset, PRESETS, show, step, tool, usable, windowOf } from '/web/lib/viewer.js';
 import { quantity, t } from '/web/lib/words.js';
 import { Solid } from '/web/parts/solid.js';
@@ -123,7 +123,7 @@ function Stack({ n }) {
         ${!pane.shown.pixel_mm && html`<span class="caution-text">${t('no_scale')}</span>`}</div>
       ${sides && sides.map((s, k) => html`<span class="side side-${['left', 'right', 'top', 'bottom'][k]}" key=${k}>${s}</span>`)}
       ${pane.shown.frames > 1 && html`<input class="slider" type="range" min="0" max=${pane.shown.frames - 1} value=${pane.frame} aria-label=${t('slice_number')} onInput=${(e) => go(n, Number(e.target.value))} />`}`
-      : html`<p class="nothing">${n ? t('no_second') : t('no_image')}</p>`}
+      : html`<p class="nothing">${n ? t('no_second') : t(may('add_files') ? 'no_image' : 'no_image_here')}</p>`}
   </div>`;
 }
 
