@@ -396,6 +396,7 @@ async def test_page_opens_on_the_launched_patient(pair: Pair, tmp_path: Path) ->
         )
         await expect(page.locator("#read-only")).to_contain_text("need a key")
         await expect(page.locator("#pick")).to_have_count(0)
+        await expect(page.locator(".starters button").last).to_have_text("What is in the record?")
         await page.screenshot(path=tmp_path / "launched.png")
         await page.fill("#question", "What is the creatinine?")
         await page.keyboard.press("Enter")
