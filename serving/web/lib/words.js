@@ -20,7 +20,7 @@ export const t = (name, values = {}) => {
 };
 export const has = (name) => found(en, name) !== undefined;
 // UCUM as people write it.
-const written = (unit) => unit.replace(/\{1\.73_m2\}/, '1.73 m²').replace(/(?<=m)[23]$/, (n) => '²³'[n - 2]).replace(/\bu(?=(mol|g|L|U|m)\b)/g, 'µ').replace(/10\*(\d+)/g, (_, n) => `10${[...n].map((d) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[d]).join('')}`).replace(/[{}[\]]/g, '');
+const written = (unit) => unit.replace(/^a$/, t('years')).replace(/\{1\.73_m2\}/, '1.73 m²').replace(/(?<=m)[23]$/, (n) => '²³'[n - 2]).replace(/\bu(?=(mol|g|L|U|m)\b)/g, 'µ').replace(/10\*(\d+)/g, (_, n) => `10${[...n].map((d) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[d]).join('')}`).replace(/[{}[\]]/g, '');
 const THIN = '\u202f';
 export const quantity = (value, unit) => `${typeof value === 'number' ? new Intl.NumberFormat(spoken.value, { maximumSignificantDigits: 4, useGrouping: false }).format(value) : value}${unit && unit !== '1' ? THIN + written(unit) : ''}`;
 export const seconds = (s) => `${new Intl.NumberFormat(spoken.value, { maximumFractionDigits: 1, minimumFractionDigits: 1 }).format(s)}${THIN}s`;

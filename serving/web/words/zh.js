@@ -7,7 +7,7 @@ export default {
   followups: '报告建议的随访', examination: '检查', due: { overdue: '已逾期', due: '到期', undated: '未注明日期', done: '已完成' },
   key_images: '关键图像', viewer_tools: '阅片器', layout: '布局', layouts: { one: '单幅', two: '双幅对比', planes: '多平面', solid: '三维' }, drag: '拖动的作用', tools_of_viewer: { point: '定位与翻页', window: '窗宽窗位', zoom: '缩放', pan: '移动' },
   window: '窗', windows: { auto: '按原始', own: '自定', brain: '脑', soft: '软组织', lung: '肺', liver: '肝', bone: '骨' }, next_window: '下一个窗', masks: '图像上的轮廓', opacity: '不透明度', thinned: '仅供浏览：每个轴最多每 {n} 个体素取一个', play: '播放', pause: '暂停', fit: '适合窗口', linked: '同步翻页',
-  slice: '层', slice_number: '层号', no_image: '没有打开图像。请选择或拖入一项检查。', no_image_here: '没有打开图像。请在左侧选择一项检查。', no_second: '请在左侧选择第二项检查。', no_scale: '长度未知', place: '{series}，第 {slice} 层', place_region: '{series}，第 {slice} 层，位于轮廓内', ask_about_this: '就此提问', loading: '载入中 …', no_solid: '此处无法显示多平面和三维。',
+  slice: '层', slice_number: '层号', no_image: '没有打开图像。请选择或拖入一项检查。', no_image_here: '没有打开图像。请在左侧选择一项检查。', years: '岁', no_second: '请在左侧选择第二项检查。', no_scale: '长度未知', place: '{series}，第 {slice} 层', place_region: '{series}，第 {slice} 层，位于轮廓内', ask_about_this: '就此提问', loading: '载入中 …', no_solid: '此处无法显示多平面和三维。',
   evidence: '依据', drawer_empty: '点开句子的标签，查看它的依据。', close: '关闭', back: '返回', made_by: '生成者', interval: '区间', yes: '是', no: '否', check_this: '就此提问', check_question: '这样对吗：“{text}”？', course: '变化趋势', page_short: 'p.', show_page: '第 {page} 页原貌', rule: '规则', cited: '出处', path: '路径', superseded: '已被取代',
   passage: { document: '文件', organisation: '机构', version: '版本', date: '日期', section: '章节', page: '页', strength: '强度', source: '来源', facts: '事实' },
   origins: { question: '来自问题', patient: '来自档案', report: '来自报告', record: '来自病历', measurement: '测得' },
