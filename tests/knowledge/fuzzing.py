@@ -88,16 +88,16 @@ def main(root: Path, count: int, seed: int, folders: list[Path]) -> None:
     archive, chance = Archive(root), random.Random(seed)
     strays = stray_writes(root)
     list(workers.each(loaded, range(4)))  # a worker loads its libraries once; that isn't a hang
-    slowest, taken, refused = (0.0, ""), 0, 0
+    took: list[tuple[float, str]] = []
+    taken = refused = 0
     read_one = archive.read_one
 
     def timed(reader: Any, file: Incoming) -> Any:
-        nonlocal slowest
         start = time.perf_counter()
         try:
             return read_one(reader, file)
         finally:
-            slowest = max(slowest, (time.perf_counter() - start, file.name))
+            took.append((time.perf_counter() - start, file.name))
 
     archive.read_one = timed  # type: ignore[method-assign]
     originals = seeds(folders)
@@ -112,7 +112,7 @@ def main(root: Path, count: int, seed: int, folders: list[Path]) -> None:
         done = archive.add(files(BATCH))
         taken, refused = taken + len(done.studies) + len(done.records), refused + len(done.rejected)
         assert all(r.reason for r in done.rejected)
-        slowest = max(slowest, ((time.perf_counter() - start) / BATCH, "a batch, each file"))
+        took.append(((time.perf_counter() - start) / BATCH, "a batch, each file"))
     decoded = undecodable = 0
     for study in archive.studies()[:400]:
         for series in study.series[:2]:
@@ -122,11 +122,11 @@ def main(root: Path, count: int, seed: int, folders: list[Path]) -> None:
                 decoded += 1
             except KnowledgeError as error:
                 undecodable, told = undecodable + 1, str(error)
-            slowest = max(slowest, (time.perf_counter() - start, f"volume of {series.description!r} in {study.id}: {told}"))
+            took.append((time.perf_counter() - start, f"volume of {series.description!r} in {study.id}: {told}"))
     # Not ru_maxrss: a child starts with that of the process which forked it.
     peak = int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) / 1024  # noqa: SIM115
     print(json.dumps({"files": count, "taken": taken, "refused": refused, "decoded": decoded, "undecodable": undecodable,
-                      "slowest_s": round(slowest[0], 2), "slowest": slowest[1], "peak_mb": round(peak), "strays": strays[:5],
+                      "slowest": [(round(s, 2), what) for s, what in sorted(took, reverse=True)[:3]], "peak_mb": round(peak), "strays": strays[:5],
                       "objects": len(list(archive.objects.root.glob("*/*")))}))  # fmt: skip
 
 
