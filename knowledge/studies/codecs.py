@@ -84,6 +84,11 @@ def declared(source: bytes) -> tuple[int, int] | None:
     return down - top, across - left
 
 
+def cut_short(source: bytes, uid: str) -> bool:
+    """True for a JPEG-LS code stream without its end mark (which can't stand within one): CharLS counts to 2³² in some of these."""
+    return uid in _LS and b"\xff\xd9" not in source
+
+
 def install() -> None:
     """Offer the plug-in to pydicom's decoders, once."""
     for uid in DECODER_DEPENDENCIES:

@@ -206,7 +206,7 @@ def frames_of(data: bytes, place: dict[str, Any], frames: Sequence[int]) -> list
     dataset = opened(data)
     samples, photometric = place["samples"], place["photometric"]
     plugin = codecs.preferred(place["syntax"], samples)
-    _sized(dataset, [0] if "mosaic" in place else frames)
+    _sound(dataset, [0] if "mosaic" in place else frames)
     if "mosaic" in place:
         return _tiles(np.asarray(pixel_array(dataset, decoding_plugin=plugin)), place, frames)
     found = []
@@ -222,15 +222,21 @@ def frames_of(data: bytes, place: dict[str, Any], frames: Sequence[int]) -> list
     return found
 
 
-def _sized(dataset: Any, frames: Sequence[int]) -> None:
-    """Raises ValueError where a code stream's own size isn't the header's: a decoder makes room for gigabytes before it sees that."""
+def _sound(dataset: Any, frames: Sequence[int]) -> None:
+    """Raises ValueError where a code stream's own size isn't the header's, or its end is missing.
+
+    A decoder makes room for gigabytes, or counts for seconds, before it sees that.
+    """
     from pydicom.encaps import get_frame
 
     if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         return
     count = int(dataset.get("NumberOfFrames") or 1)
     for index in frames:
-        size = codecs.declared(get_frame(dataset.PixelData, index, number_of_frames=count))
+        source = get_frame(dataset.PixelData, index, number_of_frames=count)
+        if codecs.cut_short(source, dataset.file_meta.TransferSyntaxUID):
+            raise ValueError("the code stream is cut short")
+        size = codecs.declared(source)
         if size is not None and size[0] and size != (dataset.Rows, dataset.Columns):  # no rows: they follow the scan (DNL)
             raise ValueError("the code stream's size isn't the header's")
 

@@ -146,7 +146,7 @@ def test_a_deflated_bomb_and_forged_sizes(archive: Archive, slice_file: bytes) -
     )  # the pixels that are declared by rows and columns are there: taken or refused, not allocated
 
 
-def test_a_code_stream_that_names_a_huge_size_is_not_decoded() -> None:
+def test_a_code_stream_of_a_huge_size_or_without_an_end_is_not_decoded() -> None:
     plain = shared("data", "dicom_odd_pydicom") / "MR_small_jpeg_ls_lossless.dcm"
     data = plain.read_bytes()
     place = read_instance(data).place
@@ -156,6 +156,9 @@ def test_a_code_stream_that_names_a_huge_size_is_not_decoded() -> None:
     forged = data[:at] + b"\xff\xf0\xff\xf0" + data[at + 4 :]
     with pytest.raises(ValueError, match="size isn't the header's"):
         pixels.frames_of(forged, place, [0])
+    end = data.rindex(b"\xff\xd9")
+    with pytest.raises(ValueError, match="cut short"):
+        pixels.frames_of(data[: end - 400] + bytes(402) + data[end + 2 :], place, [0])
 
 
 def test_uids_and_names_that_are_paths_stay_names(archive: Archive, slice_file: bytes, tmp_path: Path) -> None:
