@@ -206,7 +206,7 @@ def frames_of(data: bytes, place: dict[str, Any], frames: Sequence[int]) -> list
     dataset = opened(data)
     samples, photometric = place["samples"], place["photometric"]
     plugin = codecs.preferred(place["syntax"], samples)
-    _sound(dataset, [0] if "mosaic" in place else frames)
+    sound(dataset, [0] if "mosaic" in place else frames)
     if "mosaic" in place:
         return _tiles(np.asarray(pixel_array(dataset, decoding_plugin=plugin)), place, frames)
     found = []
@@ -222,7 +222,7 @@ def frames_of(data: bytes, place: dict[str, Any], frames: Sequence[int]) -> list
     return found
 
 
-def _sound(dataset: Any, frames: Sequence[int]) -> None:
+def sound(dataset: Any, frames: Sequence[int]) -> None:
     """Raises ValueError where a code stream's own size isn't the header's, or its end is missing.
 
     A decoder makes room for gigabytes, or counts for seconds, before it sees that.

@@ -94,6 +94,7 @@ def written(dataset: Dataset) -> bytes:
 
 def _decompressed(path: str) -> bytes:
     dataset = pydicom.dcmread(path, force=True)
+    pixels.sound(dataset, range(int(dataset.get("NumberOfFrames") or 1)))
     dataset.decompress()
     return written(dataset)
 
@@ -194,6 +195,7 @@ def _native(task: tuple[str, list[int]]) -> list[bytes]:
     codecs.install()
     dataset = pydicom.dcmread(task[0], force=True)
     name_syntax(dataset)
+    pixels.sound(dataset, task[1])
     found = []
     for n in task[1]:
         values = np.asarray(pixel_array(dataset, index=n, raw=True))

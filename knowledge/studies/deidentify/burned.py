@@ -87,7 +87,9 @@ def _raw(task: tuple[bytes, dict[str, Any]]) -> "np.ndarray | Refused":
     data, place = task
     codecs.install()
     try:
-        array = np.array(pixel_array(pixels.opened(data), decoding_plugin=codecs.preferred(place["syntax"], place["samples"])))
+        dataset = pixels.opened(data)
+        pixels.sound(dataset, range(place["frames"]))
+        array = np.array(pixel_array(dataset, decoding_plugin=codecs.preferred(place["syntax"], place["samples"])))
     except pixels.UNDECODABLE as error:
         return Refused(f"the pixels can't be decoded ({type(error).__name__})", "they can't be cleaned")
     return array.astype(array.dtype.newbyteorder("<"))
