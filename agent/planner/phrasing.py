@@ -37,6 +37,31 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
     """A draft: statements with evidence ids, what is missing, whether it abstains and why. `withheld`: the tool that would have
     been called, had it been offered."""
     spoken = asked.language
+    settled = _uncalled(asked, case, results)
+    if settled is not None:
+        return settled
+    statements = _statements(asked, evidence, results, said or {})
+    lacking = _lacking(asked, case, results, statements)
+    if lacking is not None:
+        return lacking
+    aside = {"order": "order", "hostile": "not_done"}.get(asked.passed_over or "")
+    lead = (say(spoken, aside) if aside else "") if statements else say(spoken, "nothing" if results else "no_language_model")
+    if withheld and not results:
+        lead = say(spoken, "held", tool=withheld)
+    wants = [t for i, t in steps.OWN_WORK.items() if i in asked.intents and t not in results]
+    if wants:
+        lead = say(spoken, "no_tool", tool=wants[0])
+    elif "draft" in asked.intents and statements:
+        lead = say(spoken, "draft_made")
+    elif "check" in asked.intents and statements:
+        clean = any(evidence[i]["title"] == "Check: no issue" for i in results.get("check_report", []) if i in evidence)
+        lead = say(spoken, "check_clean" if clean else "check_made")
+    return {"statements": statements, "missing": [], "abstained": not statements, "lead": lead}
+
+
+def _uncalled(asked: Understanding, case: dict[str, Any] | None, results: dict[str, list[str]]) -> dict[str, Any] | None:
+    """The answer where no tool was to be called: two readings, a greeting, a refusal; None otherwise."""
+    spoken = asked.language
     if len(asked.readings) > 1:
         choices = " / ".join(f"“{r}”" for r in asked.readings)
         return {
@@ -55,7 +80,14 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
         return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, why)}
     if "hostile" in asked.intents:
         return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, "not_an_order")}
-    statements = _statements(asked, evidence, results, said or {})
+    return None
+
+
+def _lacking(
+    asked: Understanding, case: dict[str, Any] | None, results: dict[str, list[str]], statements: list[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The answer where what the question takes for granted isn't there, or more than one thing is; None otherwise."""
+    spoken = asked.language
     if asked.premise and not (results.get("patient_record") or results.get("retrieve_reports")):
         missing = _lack(asked.premise, "no study, report or record of the case shows it", "whether and how it can be treated")
         return _abstain(say(spoken, "no_premise", premise=asked.premise), missing)
@@ -86,19 +118,7 @@ def written(asked: Understanding, case: dict[str, Any] | None, evidence: dict[st
         return {**_abstain(say(spoken, "tissue"), missing), "statements": statements}
     if "urgent" in asked.intents and not statements and (case or {}).get("reports"):
         return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, "none_urgent")}
-    aside = {"order": "order", "hostile": "not_done"}.get(asked.passed_over or "")
-    lead = (say(spoken, aside) if aside else "") if statements else say(spoken, "nothing" if results else "no_language_model")
-    if withheld and not results:
-        lead = say(spoken, "held", tool=withheld)
-    wants = [t for i, t in steps.OWN_WORK.items() if i in asked.intents and t not in results]
-    if wants:
-        lead = say(spoken, "no_tool", tool=wants[0])
-    elif "draft" in asked.intents and statements:
-        lead = say(spoken, "draft_made")
-    elif "check" in asked.intents and statements:
-        clean = any(evidence[i]["title"] == "Check: no issue" for i in results.get("check_report", []) if i in evidence)
-        lead = say(spoken, "check_clean" if clean else "check_made")
-    return {"statements": statements, "missing": [], "abstained": not statements, "lead": lead}
+    return None
 
 
 def unproven(asked: Understanding, results: dict[str, list[str]]) -> bool:
