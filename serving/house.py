@@ -171,10 +171,12 @@ class House:
 
     def warm(self) -> None:
         """Load what the first question needs, in the background."""
+        from agent.planner.phrases import likeness
         from knowledge.language import language_of
 
         self.resources.guidelines.warm()
         language_of("How big is the tumour?")
+        likeness("How big is the tumour?")
 
 
 def able_of(settings: Settings) -> Able:

@@ -67,6 +67,8 @@ def refusal(asked: Understanding, case: dict[str, Any] | None) -> Abstention | N
         return None if quoted_order(asked, case) else "out_of_scope"
     if "help" in asked.intents and not set(asked.intents) - {"help", "explain"}:
         return "help"
+    if "outside" in asked.intents:
+        return "out_of_scope"
     if set(asked.intents) == {"trials"}:
         return "no_register"
     if "by_hand" in asked.intents and not set(asked.intents) & {"draft", "check", "list", "order", "guideline"}:

@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,6 +79,18 @@ def asked(meant: Meant, chance: random.Random, held: bool = False, language: str
         return None
     text = _filled(chance.choice(frames), language, meant, chance.choice(words) if words else "", chance)
     return Asked(_worn(text, language, chance), language, (meant,))
+
+
+def wordings(meant: Meant, language: str, chance: random.Random, each: int, worn: int) -> Iterator[tuple[str, list[str]]]:
+    """`each` wordings of every frame that isn't held out, the last `worn` of them with a worn copy."""
+    intent = material()["intents"][meant.intent]
+    words = [w for w, t in intent.get("topics", {}).get(language, {}).items() if t == meant.topic]
+    for number, frame in enumerate(intent.get(language, [])):
+        if held_out(number) or ("{topic}" in frame) != bool(meant.topic) or (meant.topic and not words):
+            continue
+        for k in range(each):
+            text = _filled(frame, language, meant, chance.choice(words) if words else "", chance)
+            yield text, [_worn(text, language, chance)] if k >= each - worn else []
 
 
 def two_at_once(first: Asked, second: Asked, chance: random.Random) -> Asked:

@@ -4,11 +4,15 @@ import pytest
 
 from agent.assistant import Assistant
 from agent.planner import steps
-from agent.planner.builtin import with_facts
+from agent.planner.builtin import BuiltinPlanner, with_facts
+from agent.planner.phrases import NONE, likeness
 from agent.planner.rehearsal import _reader
+from agent.planner.understand import AHEAD
 from knowledge import sample
 from knowledge.case import open_case
+from knowledge.guidelines.minilm import MiniLM
 from knowledge.studies.archive import Archive
+from tests.vllm.scores import of_wordings, unseen
 from tools.registry import tool_types
 
 OVERVIEW = ["list_studies", "retrieve_reports", "patient_record"]
@@ -49,6 +53,26 @@ def test_plain_words_are_read(question: str, wanted: list[str] | str, sample_arc
     asked = _reader().read(question, [], case, tools)
     refused = steps.refusal(asked, case)
     assert (refused or [c.tool for c in steps.wanted(asked, case, tools, False)]) == wanted and len(asked.readings) < 2
+
+
+async def test_wordings_that_nobody_taught_are_read(sample_archive: Archive) -> None:
+    inventory = open_case(sample_archive, patient_id=sample.PATIENT_ID).inventory()
+    found = await of_wordings(BuiltinPlanner.of(MiniLM()), inventory, unseen(120))
+    assert found["value"] >= 0.7 and found["valid"] == found["calls"], found["wrong"]  # 0.77 of 240
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("Petite question : lance la segmentation", "segment"),
+        ("Wie wird das Wetter?", NONE),
+        ("hast du Übungsfragen", "quiz"),
+        ("jdkfls qowieu", None),
+    ],
+)
+def test_letters_tell_what_a_wording_means_or_that_they_do_not(text: str, intent: str | None) -> None:
+    like = likeness(text)
+    assert (like.intent if like.margin >= AHEAD else None) == intent, like
 
 
 async def test_plain_questions_are_answered_plainly(assistant: Assistant) -> None:

@@ -2,6 +2,7 @@
 import { html, useEffect, useState } from '/web/vendor/ui.js';
 import { get, post } from '/web/lib/api.js';
 import { Button } from '/web/lib/common.js';
+import { may } from '/web/lib/store.js';
 import { t } from '/web/lib/words.js';
 
 const ARCHIVE = 'archive';
@@ -17,7 +18,7 @@ export function Sending({ kind, what }) {
   const [problem, setProblem] = useState('');
   const trying = (work) => async () => { setProblem(''); try { await work(); } catch (error) { setProblem([error.message, error.hint].filter(Boolean).join(' — ')); } };
   useEffect(() => {
-    get('/v1/receivers').then((found) => setReceivers([...(kind === 'mask' ? [ARCHIVE] : []), ...Object.keys(found).filter((r) => found[r].includes(kind))]), () => setReceivers([]));
+    if (may('send')) get('/v1/receivers').then((found) => setReceivers([...(kind === 'mask' ? [ARCHIVE] : []), ...Object.keys(found).filter((r) => found[r].includes(kind))]), () => setReceivers([]));
   }, [kind]);
   // Until it is there or was given up, its state is asked for.
   useEffect(() => {
