@@ -181,7 +181,11 @@ def _sentence(asked: Understanding, row: dict[str, Any]) -> str:
     if row["kind"] == "record" and (person := titled(asked.language, row["title"], value=value)) is not None:
         return person
     if row["kind"] == "record":
-        return say(asked.language, "record", fact=told.removeprefix("The record gives ").rstrip("."))
+        return say(
+            asked.language,
+            "record",
+            fact=told.removeprefix("The record gives ").removeprefix("The record lists the ").rstrip("."),
+        )
     title = re.sub(r" [SR]?\d+(\.\d+)?$", "", row["title"].split(":")[0])
     if isinstance(value, dict):
         percent = round(100 * value["probability"]) if "probability" in value else ""
