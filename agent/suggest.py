@@ -38,6 +38,8 @@ def _fits(needs: dict[str, Any], inventory: dict[str, Any]) -> bool:
         and max((sum(s["body_part"] == t["body_part"] for t in studies) for s in studies), default=0) < needs["studies"]
     ):
         return False
-    if "record" in needs and not (records and any(word.lower() in records for word in needs["record"])):
+    if "record" in needs and not any(word.lower() in records for word in needs["record"]):
+        return False
+    if needs.get("records") and not records:
         return False
     return bool((not needs.get("report") or inventory["reports"]) and (not needs.get("images") or images))

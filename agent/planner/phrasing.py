@@ -64,22 +64,16 @@ def _uncalled(asked: Understanding, case: dict[str, Any] | None, results: dict[s
     spoken = asked.language
     if len(asked.readings) > 1:
         choices = " / ".join(f"“{r}”" for r in asked.readings)
-        return {
-            "statements": [],
-            "missing": [],
-            "abstained": False,
-            "asks_back": True,
-            "lead": say(spoken, "which_reading", choices=choices),
-        }
+        return _ask_back(say(spoken, "which_reading", choices=choices))
     why = None if results else steps.refusal(asked, case)
     if why == "help":
         tries = suggestions(case, spoken)[:4]
         more = say(spoken, "try", questions=" / ".join(f"“{q}”" for q in tries)) if tries else say(spoken, "no_case")
-        return {"statements": [], "missing": [], "abstained": False, "asks_back": True, "lead": f"{say(spoken, 'help')} {more}"}
+        return _ask_back(f"{say(spoken, 'help')} {more}")
     if why:
-        return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, why)}
+        return _abstain(say(spoken, why))
     if "hostile" in asked.intents:
-        return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, "not_an_order")}
+        return _abstain(say(spoken, "not_an_order"))
     return None
 
 
@@ -117,7 +111,7 @@ def _lacking(
         )
         return {**_abstain(say(spoken, "tissue"), missing), "statements": statements}
     if "urgent" in asked.intents and not statements and (case or {}).get("reports"):
-        return {"statements": [], "missing": [], "abstained": True, "lead": say(spoken, "none_urgent")}
+        return _abstain(say(spoken, "none_urgent"))
     return None
 
 
@@ -132,8 +126,12 @@ def _lack(what: str, why: str, would_change: str) -> dict[str, str]:
     return {"what": what, "why": why, "would_change": would_change}
 
 
-def _abstain(lead: str, missing: dict[str, str]) -> dict[str, Any]:
-    return {"statements": [], "missing": [missing], "abstained": True, "lead": lead}
+def _abstain(lead: str, *missing: dict[str, str]) -> dict[str, Any]:
+    return {"statements": [], "missing": list(missing), "abstained": True, "lead": lead}
+
+
+def _ask_back(lead: str) -> dict[str, Any]:
+    return {"statements": [], "missing": [], "abstained": False, "asks_back": True, "lead": lead}
 
 
 def _statements(asked: Understanding, evidence: dict[str, dict[str, Any]], results: dict[str, list[str]],

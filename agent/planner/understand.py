@@ -454,7 +454,7 @@ def _topics(english: str, case: dict[str, Any] | None) -> tuple[str, ...]:
     named = [t for t in SYNONYMS if re.search(rf"\b{re.escape(t.rstrip('s'))}", lowered)]
     if re.search(r"\blabs?\b|\blaborator", lowered):
         named.append("laboratory")
-    if "record" in _intents(english) and re.search(
+    if re.search(CUES["record"], english, re.I) and re.search(
         r"\b(operation|surgery|operated|resection|craniotomy|interventions?)\b", lowered
     ):
         named.append("procedures")

@@ -72,22 +72,39 @@ def asked(meant: Meant, chance: random.Random, held: bool = False, language: str
     """A wording of `meant`, from frames that are held out or from the others; None where the language has none."""
     shares = LANGUAGES if held else TRAINED
     language = language or chance.choices(list(shares), list(shares.values()))[0]
-    intent = material()["intents"][meant.intent]
-    frames = [f for n, f in enumerate(intent[language]) if held_out(n) == held and ("{topic}" in f) == bool(meant.topic)]
-    words = [w for w, t in intent.get("topics", {}).get(language, {}).items() if t == meant.topic]
-    if not frames or (meant.topic and not words):
+    frames, words = _frames(meant, language, held)
+    if not frames:
         return None
     text = _filled(chance.choice(frames), language, meant, chance.choice(words) if words else "", chance)
     return Asked(worn(text, language, chance), language, (meant,))
 
 
-def wordings(meant: Meant, language: str, chance: random.Random, each: int, tired: int) -> Iterator[tuple[str, list[str]]]:
-    """`each` wordings of every frame that isn't held out, the last `tired` of them with a worn copy."""
+def _frames(meant: Meant, language: str, held: bool) -> tuple[list[str], list[str]]:
+    """Frames of a question, held out or not, and the language's words for its topic; no frames where it has no such word."""
     intent = material()["intents"][meant.intent]
     words = [w for w, t in intent.get("topics", {}).get(language, {}).items() if t == meant.topic]
-    for number, frame in enumerate(intent.get(language, [])):
-        if held_out(number) or ("{topic}" in frame) != bool(meant.topic) or (meant.topic and not words):
-            continue
+    if meant.topic and not words:
+        return [], []
+    listed = enumerate(intent.get(language, []))
+    return [f for n, f in listed if held_out(n) == held and ("{topic}" in f) == bool(meant.topic)], words
+
+
+def unseen(many: int, seed: int) -> list[Asked]:
+    """Wordings from frames that were never trained on, by the shares in which languages are asked."""
+    chance, found = random.Random(seed), list[Asked]()
+    intents = [i for i, x in material()["intents"].items() if "only" not in x]
+    while len(found) < many:
+        intent = chance.choice(intents)
+        meant = chance.choice([m for m in meanings() if m.intent == intent])
+        if (one := asked(meant, chance, held=True)) is not None:
+            found.append(one)
+    return found
+
+
+def wordings(meant: Meant, language: str, chance: random.Random, each: int, tired: int) -> Iterator[tuple[str, list[str]]]:
+    """`each` wordings of every frame that isn't held out, the last `tired` of them with a worn copy."""
+    frames, words = _frames(meant, language, False)
+    for frame in frames:
         for k in range(each):
             text = _filled(frame, language, meant, chance.choice(words) if words else "", chance)
             yield text, [worn(text, language, chance)] if k >= each - tired else []

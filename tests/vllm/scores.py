@@ -33,6 +33,7 @@ from agent.planner.builtin import BuiltinPlanner
 from agent.planner.rehearsal import inventory_of
 from agent.planner.remote import remote_planner
 from agent.prompts import prompt
+from agent.training import questions as phrased
 from agent.training.questions import Asked, Meant, asked, canonical, material, meanings
 from agent.training.transcripts import remembering
 from knowledge.guidelines.minilm import MiniLM
@@ -97,14 +98,7 @@ def _fits(name: str, arguments: dict[str, Any]) -> bool:
 
 def unseen(many: int) -> list[Asked]:
     """Wordings from frames that were never trained on."""
-    chance, found = random.Random(SEED), []
-    intents = [i for i, x in material()["intents"].items() if "only" not in x]
-    while len(found) < many:
-        intent = chance.choice(intents)
-        meant = chance.choice([m for m in meanings() if m.intent == intent])
-        if (one := asked(meant, chance, held=True)) is not None:
-            found.append(one)
-    return found
+    return phrased.unseen(many, SEED)
 
 
 async def of_wordings(model: BaseChatModel, inventory: dict[str, Any], questions: Sequence[Asked]) -> dict[str, Any]:
